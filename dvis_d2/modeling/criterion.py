@@ -1,0 +1,114 @@
+"""The variational loss of eq. 2: its terms weighted, scheduled and named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dvis_d2.modeling.losses import (
+    binary_loss,
+    mumford_shah_loss,
+    permutation_invariant_loss,
+    quantization_loss,
+)
+
+
+class VariationalCriterion(nn.Module):
+    """Weighted terms of the loss. A term of weight 0 is absent.
+
+    Args:
+        binary_weight, binary_margin, binary_balance: :func:`~dvis_d2.modeling.losses.binary_loss`.
+        pi_weight, pi_margin, pi_pairs, pi_reduction, pi_different_weight:
+            :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
+        pi_windows: (side in map pixels, factor) of every window of ``pi_pairs="exact"``, 0 for the whole map.
+            The sampled pairs accept the default alone.
+        pi_same_global: same-instance pairs over the whole map whatever the windows.
+        pi_density_weighted: ``density_weighted`` of ``pi_pairs="stratified"``.
+        pi_background: the background forms pairs as one more instance.
+        ms_weight, ms_kind: :func:`~dvis_d2.modeling.losses.mumford_shah_loss`.
+        quant_weight: :func:`~dvis_d2.modeling.losses.quantization_loss`.
+        ms_start, quant_start: iteration from which the term counts; until then it is 0 but present.
+        theta: of the Huber loss in the binary and the pairwise term.
+
+    Raises:
+        ValueError: if a weight or a start is negative; at the first call if an option of a term does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary_weight: float = 3.0,
+        binary_margin: float = 2.0,
+        binary_balance: bool = True,
+        pi_weight: float = 1.0,
+        pi_margin: float = 1.0,
+        pi_pairs: str = "exact",
+        pi_reduction: str = "instances",
+        pi_different_weight: float = 2.0,
+        pi_windows: Sequence[tuple[int, float]] = ((0, 1.0),),
+        pi_same_global: bool = False,
+        pi_density_weighted: bool = False,
+        pi_background: bool = False,
+        ms_weight: float = 0.1,
+        ms_kind: str = "cauchy",
+        ms_start: int = 0,
+        quant_weight: float = 0.1,
+        quant_start: int = 0,
+        theta: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.weights = {
+            "loss_binary": binary_weight,
+            "loss_pi": pi_weight,
+            "loss_ms": ms_weight,
+            "loss_quant": quant_weight,
+        }
+        self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
+        for name, value in (*self.weights.items(), *self.starts.items()):
+            if not value >= 0:
+                raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
+        self.binary_options = {"margin": binary_margin, "theta": theta, "balance": binary_balance}
+        self.pi_options = {
+            "margin": pi_margin,
+            "theta": theta,
+            "pairs": pi_pairs,
+            "reduction": pi_reduction,
+            "different_weight": pi_different_weight,
+            "same_global": pi_same_global,
+            "density_weighted": pi_density_weighted,
+            "background_as_instance": pi_background,
+        }
+        windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
+        if windows != ((0, 1.0),):
+            self.pi_options["window"] = windows
+        self.ms_options = {"kind": ms_kind}
+
+    def forward(self, logits: Tensor, instance_ids: Tensor, iteration: int = 0) -> dict[str, Tensor]:
+        """Compute the terms.
+
+        Args:
+            logits: float (N, H, W), the network's output before the ReLU. The binary and the pairwise term
+                take it as it is, so that foreground below 0 has a gradient; the others apply the ReLU.
+            instance_ids: int64 (N, H, W), 0 background, k >= 1 instance, -1 ignored.
+            iteration: of the training, for the terms that start late.
+
+        Returns:
+            Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted. The keys
+            depend on the weights alone, never on the batch or the iteration.
+        """
+        terms = {
+            "loss_binary": lambda: binary_loss(logits, instance_ids, **self.binary_options),
+            "loss_pi": lambda: permutation_invariant_loss(logits, instance_ids, **self.pi_options),
+            "loss_ms": lambda: mumford_shah_loss(logits, instance_ids, **self.ms_options),
+            "loss_quant": lambda: quantization_loss(logits, instance_ids),
+        }
+        losses = {}
+        for name, weight in self.weights.items():
+            if weight == 0:
+                continue
+            if iteration < self.starts.get(name, 0):
+                losses[name] = logits.float().sum() * 0
+            else:
+                losses[name] = weight * terms[name]()
+        return losses
