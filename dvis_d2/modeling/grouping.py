@@ -1,0 +1,175 @@
+"""From label map to proposals: candidate masks on the map's grid, without duplicates, ranked (paper, section 4).
+
+Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between neighbouring
+cells cut the foreground into small connected pieces, *atoms*, which one pass of a connected-components routine finds;
+every reading of the map is then a union of atoms, and everything after the first pass works on atoms and their
+borders. So the time hardly depends on how many objects there are.
+
+Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import masks_to_boxes
+from .mean_shift import mean_shift_1d_batched
+from .readings import READINGS, Candidates, read_candidates
+
+__all__ = ["READINGS", "Grouping", "group_label_map", "masks_to_boxes", "soft_membership"]
+
+_FAR = -1e30
+
+
+@dataclass
+class Grouping:
+    """The proposals of one image, best first. All on the label map's device.
+
+    Attributes:
+        masks: bool (K, h, w).
+        values: float32 (K,), the mean label inside the mask.
+        scores: float32 (K,) in [0, 1], descending.
+        soft: float32 (K, h, w) in [0, 1], see `soft_membership`.
+        kinds: int64 (K,), index into `READINGS`: which reading the mask came from. None for masks from elsewhere.
+    """
+
+    masks: Tensor
+    values: Tensor
+    scores: Tensor
+    soft: Tensor
+    kinds: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+@torch.no_grad()
+def group_label_map(
+    label_map: Tensor,
+    *,
+    bandwidths: Sequence[float] = (0.9, 0.4),
+    foreground_threshold: float = 1.0,
+    readings: Sequence[str] = ("levels", "parts", "linked"),
+    min_area: int = 4,
+    crumb_ratio: float = 0.25,
+    link_threshold: float = 0.25,
+    nms_threshold: float = 0.8,
+    max_proposals: int = 100,
+    valid: Sequence[tuple[int, int]] | None = None,
+) -> list[Grouping]:
+    """Proposals of every image of a batch.
+
+    Args:
+        label_map: float (N, h, w), with or without the ReLU. Cells that are not finite are background.
+        bandwidths: of the mean shift, in label units (the margin between instances is 1); each is read on its own.
+        foreground_threshold: cells with a label up to this are background.
+        readings: which masks to offer, of `READINGS`; of equal masks the reading named first is kept.
+            "levels": all cells of a mean-shift level (objects in several parts stay whole).
+            "parts": the connected parts of each level on their own (objects that share a value come apart).
+            "merged": two neighbouring levels together where their modes differ by less than the bandwidth.
+            "linked": components of 4-neighbours whose labels differ by less than `link_threshold` (no mean shift:
+            follows a label that drifts inside an object).
+        min_area: smallest mask, and smallest part of a level, in cells.
+        crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels has them.
+        link_threshold: in label units.
+        nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
+        max_proposals: K at most.
+        valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
+
+    Returns:
+        a `Grouping` for each image. The score is
+
+            max(0, contrast - spread) * interior * (1 + agreement) / 2
+
+        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is the
+        standard deviation of f inside (both in label units), interior is the share of neighbour pairs of the mask's
+        cells that stay inside (what half a cell of error at the border would leave of the IoU), and agreement is the
+        share of readings, one for each bandwidth, that hold the same mask up to `nms_threshold`.
+
+    Raises:
+        ValueError: a reading is unknown, none is named, or the label map is not (N, h, w).
+    """
+    if label_map.ndim != 3:
+        raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
+    unknown = [reading for reading in readings if reading not in READINGS]
+    if unknown or not readings:
+        raise ValueError(f"readings must name some of {READINGS}, got {tuple(readings)}")
+    count, height, width = label_map.shape
+    labels = label_map.float()
+    foreground = torch.isfinite(labels) & (labels > foreground_threshold)
+    for image, (rows, columns) in enumerate(valid or ()):
+        foreground[image, rows:] = False
+        foreground[image, :, columns:] = False
+
+    if set(readings) == {"linked"}:
+        bandwidths = ()
+    cells = foreground.flatten().nonzero()[:, 0]
+    image_ids = torch.div(cells, height * width, rounding_mode="floor")
+    modes, _, assignment = mean_shift_1d_batched(
+        labels.flatten().index_select(0, cells).repeat(len(bandwidths)),
+        torch.cat([image_ids + b * count for b in range(len(bandwidths))] or [image_ids[:0]]),
+        [bandwidth for bandwidth in bandwidths for _ in range(count)],
+    )
+    levels = torch.full((len(bandwidths), labels.numel()), -1, dtype=torch.int32, device=labels.device)
+    levels.index_copy_(1, cells, assignment.view(len(bandwidths), len(cells)).int())
+    levels = levels.view(len(bandwidths), count, height, width)
+
+    # The one trip to the host. A label that is not finite is far from every value there.
+    host_labels = torch.nan_to_num(labels, *(_FAR,) * 3).cpu().numpy()
+    host_levels, host_modes = levels.cpu().numpy(), modes.cpu().numpy()
+    host_foreground = foreground.cpu().numpy()
+    groupings = []
+    for image in range(count):
+        candidates = read_candidates(
+            host_labels[image],
+            host_foreground[image],
+            host_levels[:, image],
+            host_modes,
+            bandwidths=bandwidths,
+            readings=readings,
+            min_area=min_area,
+            crumb_ratio=crumb_ratio,
+            link_threshold=link_threshold,
+            nms_threshold=nms_threshold,
+            max_candidates=max_proposals,
+        )
+        groupings.append(_to_grouping(candidates, host_labels[image], labels.device))
+    return groupings
+
+
+def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
+    """How far each cell's label agrees with an instance's value: clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
+
+    Zero beyond the mask dilated by one cell (8 neighbours): the falling edge serves the upsampling, and other objects
+    of the same value do not leak in. Zero where the label is not finite.
+
+    Args:
+        label_map: float (h, w). masks: bool (K, h, w). values: float (K,).
+    """
+    soft = (1 - (label_map.float() - values.float()[:, None, None]).abs()).clamp(0, 1).nan_to_num(0.0)
+    near = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)[:, 0] if len(masks) else masks
+    return soft * near
+
+
+def _to_grouping(candidates: Candidates, labels: np.ndarray, device: torch.device) -> Grouping:
+    """Dense tensors from the candidates' lists of cells. (numpy's zeros cost nothing where they stay untouched.)"""
+    shape = (len(candidates.values), *labels.shape)
+    masks, soft = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
+    masks.reshape(-1)[candidates.inside] = True
+    cells = np.concatenate([candidates.inside, candidates.ring])
+    owner, cell = np.divmod(cells, max(1, labels.size))
+    distance = np.abs(labels.reshape(-1)[cell] - candidates.values[owner])
+    soft.reshape(-1)[cells] = np.maximum(0, 1 - distance)
+    return Grouping(
+        masks=torch.from_numpy(masks).to(device),
+        values=torch.from_numpy(candidates.values).to(device),
+        scores=torch.from_numpy(candidates.scores).to(device),
+        soft=torch.from_numpy(soft).to(device),
+        kinds=torch.from_numpy(candidates.kinds).to(device),
+    )
