@@ -1,0 +1,98 @@
+"""The mapper: from a dataset dict to what the model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+
+from .ground_truth import build_ground_truth
+from .image_io import read_ignore_mask, read_image
+
+
+class DVISDatasetMapper:
+    """Like Detectron2's `DatasetMapper`, with bitmap masks and a map of instance ids.
+
+    Called with a dataset dict, it returns the dict without "annotations" and "ignore_mask", and with
+
+    - "image": uint8 (C, H, W), channels as `image_format` says, after augmentation;
+    - "instances", "instance_ids" (in training, and with `keep_ground_truth`): see
+      :func:`dvis_d2.data.ground_truth.build_ground_truth`. An image without annotations is all background.
+
+    "height" and "width" stay those of the stored image. The optional key "ignore_mask" (an array (h, w), a
+    COCO RLE, or the path of an image file) marks pixels to be ignored by values other than 0.
+
+    Raises, when called:
+        FileNotFoundError, OSError: the image is missing, or cannot be read.
+        detectron2.data.detection_utils.SizeMismatchError: its size is not that of the annotations.
+        ValueError: an annotation is unusable. The message names file and annotation.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: list[T.Augmentation | T.Transform],
+        image_format: str,
+        num_classes: int = 0,
+        keep_ground_truth: bool = False,
+    ):
+        """
+        Args:
+            is_train: whether ground truth is wanted.
+            augmentations: applied to the image and to all masks alike.
+            image_format: of `detection_utils.read_image`, e.g. "BGR".
+            num_classes: greater class ids are an error; 0: not checked.
+            keep_ground_truth: give ground truth although `is_train` is False.
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.num_classes = num_classes
+        self.with_ground_truth = is_train or keep_ground_truth
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool = True, keep_ground_truth: bool = False
+    ) -> dict[str, Any]:
+        augmentations = detection_utils.build_augmentation(cfg, is_train)
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "keep_ground_truth": keep_ground_truth,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        result = dict(dataset_dict)
+        annotations = result.pop("annotations", [])
+        ignore_mask = result.pop("ignore_mask", None)
+
+        file_name = result["file_name"]
+        image = read_image(file_name, self.image_format)
+        detection_utils.check_image_size(result, image)
+        input_size = image.shape[:2]
+        augmentation_input = T.AugInput(image)
+        transforms = self.augmentations(augmentation_input)
+        image = augmentation_input.image
+        result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+        if self.with_ground_truth:
+            if ignore_mask is not None:
+                ignore_mask = read_ignore_mask(ignore_mask, *input_size, file_name)
+            result["instances"], result["instance_ids"] = build_ground_truth(
+                annotations,
+                transforms,
+                input_size,
+                num_classes=self.num_classes,
+                file_name=file_name,
+                ignore_mask=ignore_mask,
+            )
+        return result

@@ -1,0 +1,64 @@
+"""Draw a data set of shapes, in COCO's format: OUTPUT/images/*.png and OUTPUT/annotations.json.
+
+    python tools/make_shapes.py --output my_shapes --num 1000 --seed 7
+    python tools/make_shapes.py --output crowded --num 500 --height 512 --width 512 \\
+        --num-objects 64 64 --object-size 20 40
+
+Train on it with train_net.py --train-json OUTPUT/annotations.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dvis_d2.data.shapes_dataset import PRESETS, write_shapes
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--num", type=int, required=True, help="number of images")
+    parser.add_argument("--height", type=int, default=128, help="px (default 128)")
+    parser.add_argument("--width", type=int, default=128, help="px (default 128)")
+    parser.add_argument(
+        "--num-objects",
+        type=int,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="objects in an image (default: the preset's)",
+    )
+    parser.add_argument(
+        "--object-size",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="object diameter in px (default: in proportion to the image)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="image i depends on it and on i only (default 0)")
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        default="shapes",
+        help="shapes: bars, textures, heavy overlap; shapes_easy: none of them (default shapes)",
+    )
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    options = dict(PRESETS[args.preset], height=args.height, width=args.width)
+    if args.num_objects:
+        options["num_objects"] = tuple(args.num_objects)
+    if args.object_size:
+        options["object_size"] = tuple(args.object_size)
+    try:
+        print(write_shapes(args.output, num_images=args.num, seed=args.seed, **options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"make_shapes.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
