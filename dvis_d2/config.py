@@ -1,0 +1,82 @@
+from detectron2.config import CfgNode as CN
+
+
+def add_dvis_config(cfg: CN) -> None:
+    """Add the keys of DVIS to a Detectron2 config, in place. Section numbers are the paper's."""
+    # Anyone's COCO-format data without writing code; "" = unset. Relative to the working directory.
+    cfg.DATASETS.CUSTOM = CN()
+    cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
+    # "" = the folder of the JSON, or its sub-folder "images" where the files are found there
+    cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
+    cfg.DATASETS.CUSTOM.VAL_JSON = ""
+    cfg.DATASETS.CUSTOM.VAL_IMAGES = ""
+    # filled from the JSON at training, so that a saved config names its classes without the data
+    cfg.DATASETS.CUSTOM.CLASS_NAMES = []
+
+    # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: design decision 12)
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+    # The fully convolutional head that predicts the label map (section 4)
+    cfg.MODEL.LABEL_MAP_HEAD = CN()
+    cfg.MODEL.LABEL_MAP_HEAD.IN_FEATURE = "p3"
+    # stride of the label map in image pixels; the features are upsampled bilinearly to it
+    cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE = 4
+    cfg.MODEL.LABEL_MAP_HEAD.CONV_DIM = 256
+    # 3x3 convolutions before the upsampling; one more follows it
+    cfg.MODEL.LABEL_MAP_HEAD.NUM_CONVS = 3
+    cfg.MODEL.LABEL_MAP_HEAD.NORM = "GN"
+    # append the pixel's (x, y) in [-1, 1] to the features: a translation-equivariant network cannot
+    # tell identical copies apart away from the borders
+    cfg.MODEL.LABEL_MAP_HEAD.COORDINATES = False
+
+    # The variational loss (section 3.3); every *_WEIGHT multiplies its term, 0 removes it
+    cfg.MODEL.VARIATIONAL_LOSS = CN()
+    cfg.MODEL.VARIATIONAL_LOSS.HUBER_THETA = 0.1
+    cfg.MODEL.VARIATIONAL_LOSS.BINARY_WEIGHT = 3.0
+    cfg.MODEL.VARIATIONAL_LOSS.BINARY_MARGIN = 2.0  # m1 of eq. 3
+    # average foreground and background apart: sparse objects survive, small ones get fat
+    cfg.MODEL.VARIATIONAL_LOSS.BINARY_BALANCE = True
+    cfg.MODEL.VARIATIONAL_LOSS.PI_WEIGHT = 1.0
+    cfg.MODEL.VARIATIONAL_LOSS.PI_MARGIN = 1.0  # m2 of eq. 5
+    # "exact" (all pairs), "stratified" (the paper's window) or "random"
+    cfg.MODEL.VARIATIONAL_LOSS.PI_PAIRS = "exact"
+    # "instances": every instance weighs the same; "pairs": every pair does
+    cfg.MODEL.VARIATIONAL_LOSS.PI_REDUCTION = "instances"
+    cfg.MODEL.VARIATIONAL_LOSS.PI_DIFFERENT_WEIGHT = 2.0
+    # ((window, weight), ...): mixture of windows in map pixels, 0 = all pairs of the image
+    cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS = ((0, 1.0),)
+    # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"
+    cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"
+    cfg.MODEL.VARIATIONAL_LOSS.MS_WEIGHT = 0.1
+    # the regularisation joins at this share of MAX_ITER: earlier, it slows the separation (decision 4)
+    cfg.MODEL.VARIATIONAL_LOSS.MS_START = 0.5
+    cfg.MODEL.VARIATIONAL_LOSS.QUANT_WEIGHT = 0.1
+    cfg.MODEL.VARIATIONAL_LOSS.QUANT_START = 0.5
+
+    # From label map to proposals (section 4, "Discretization")
+    cfg.MODEL.MEAN_SHIFT = CN()
+    cfg.MODEL.MEAN_SHIFT.BANDWIDTHS = [0.9, 0.4]  # in units of the label
+    cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 1.0  # halfway between background and m1
+    # which candidates are offered: whole levels, their connected parts, neighbouring levels merged,
+    # components of linked neighbours (dvis_d2/modeling/grouping.py)
+    cfg.MODEL.MEAN_SHIFT.READINGS = ["levels", "parts", "linked"]
+    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLD = 0.25
+    cfg.MODEL.MEAN_SHIFT.MIN_AREA = 4  # map cells
+    # parts below this share of a level's largest part are dropped from the level
+    cfg.MODEL.MEAN_SHIFT.CRUMB_RATIO = 0.25
+    cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
+    cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
+
+    # The verification heads (section 4, "Classification and Verification"); their layers are set by
+    # Detectron2's ROI_BOX_HEAD and ROI_MASK_HEAD, sampling and matching by its ROI_HEADS
+    cfg.MODEL.DVIS_ROI_HEADS = CN()
+    cfg.MODEL.DVIS_ROI_HEADS.BOX_MARGIN = 0.2  # boxes grow by this share of their size (authors)
+    # score = ALPHA * predicted IoU + (1 - ALPHA) * class probability (supplement 4)
+    cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5
+    cfg.MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT = 1.0
+    cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
+    # final masks: "label_map" (upsampled soft membership), "head", or "fused" (their mean)
+    cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "fused"
+    # perturbed copies of every ground-truth mask among the training proposals, so that the heads see
+    # every IoU from the first step on
+    cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2

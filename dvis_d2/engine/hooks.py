@@ -1,0 +1,45 @@
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from ..visualization import draw_panel
+
+
+class StepSeed(HookBase):
+    """Seeds every generator anew before each step, from the seed and the iteration: a resumed run then
+    draws what the uninterrupted run would have drawn."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self):
+        seed_all_rng(self.seed + self.trainer.iter * comm.get_world_size() + comm.get_rank())
+
+
+class TrainingPicture(HookBase):
+    """Every ``period`` steps, a picture of the first training image for TensorBoard: image, ground truth,
+    label map, proposals, result."""
+
+    def __init__(self, period: int, dataset_name: str, input_format: str):
+        self.period = period
+        self.metadata = MetadataCatalog.get(dataset_name)
+        self.input_format = input_format
+
+    def after_step(self):
+        if (self.trainer.iter + 1) % self.period:
+            return
+        batch = self.trainer.last_batch[0]
+        model = self.trainer.model
+        model = getattr(model, "module", model)  # inside DistributedDataParallel
+        model.eval()
+        try:
+            # the augmented image is what the picture shows, so the output has its size
+            output = model.inference([{"image": batch["image"]}], intermediate=True)[0]
+        finally:
+            model.train()
+        image = convert_image_to_rgb(batch["image"].permute(1, 2, 0), self.input_format)
+        panel = draw_panel(image, output, self.metadata, ground_truth=batch["instances"])
+        self.trainer.storage.put_image("training example", torch.as_tensor(panel.transpose(2, 0, 1) / 255.0))

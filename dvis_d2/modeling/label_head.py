@@ -1,0 +1,112 @@
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import Tensor, nn
+
+
+class LabelMapHead(nn.Module):
+    """Predicts the one-channel, real-valued label map from one feature map (section 4).
+
+    3x3 convolutions, bilinear upsampling to ``common_stride``, one more 3x3 convolution, and a 1x1
+    convolution to the single channel, as in the authors' code.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        in_feature: str,
+        common_stride: int,
+        conv_dim: int,
+        num_convs: int,
+        norm: str,
+        coordinates: bool,
+    ):
+        """
+        Args:
+            input_shape: shapes of the backbone's features, by name.
+            in_feature: the feature the map is predicted from.
+            common_stride: stride of the label map, in image pixels; divides the feature's stride.
+            conv_dim: channels of the hidden layers.
+            num_convs: 3x3 convolutions before the upsampling.
+            norm: normalisation of the hidden layers, see :func:`detectron2.layers.get_norm`.
+            coordinates: append x and y in [-1, 1] to the features.
+
+        Raises:
+            ValueError: for a feature the backbone does not have, or a stride that does not divide.
+        """
+        super().__init__()
+        if in_feature not in input_shape:
+            raise ValueError(
+                f"MODEL.LABEL_MAP_HEAD.IN_FEATURE is {in_feature!r}, but the backbone gives {sorted(input_shape)}"
+            )
+        feature = input_shape[in_feature]
+        if feature.stride % common_stride:
+            raise ValueError(
+                f"MODEL.LABEL_MAP_HEAD.COMMON_STRIDE is {common_stride}, which does not divide the stride "
+                f"{feature.stride} of {in_feature!r}"
+            )
+        self.in_feature = in_feature
+        self.common_stride = common_stride
+        self.scale_factor = feature.stride // common_stride
+        self.coordinates = coordinates
+
+        def conv(in_channels: int) -> Conv2d:
+            layer = Conv2d(
+                in_channels,
+                conv_dim,
+                kernel_size=3,
+                padding=1,
+                bias=not norm,
+                norm=get_norm(norm, conv_dim),
+                activation=F.relu,
+            )
+            c2_msra_fill(layer)
+            return layer
+
+        in_channels = feature.channels + 2 * coordinates
+        self.convs = nn.Sequential(*(conv(in_channels if i == 0 else conv_dim) for i in range(num_convs)))
+        self.fine_conv = conv(conv_dim if num_convs else in_channels)
+        self.predictor = Conv2d(conv_dim, 1, kernel_size=1)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        head = cfg.MODEL.LABEL_MAP_HEAD
+        return {
+            "input_shape": input_shape,
+            "in_feature": head.IN_FEATURE,
+            "common_stride": head.COMMON_STRIDE,
+            "conv_dim": head.CONV_DIM,
+            "num_convs": head.NUM_CONVS,
+            "norm": head.NORM,
+            "coordinates": head.COORDINATES,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """
+        Args:
+            features: feature maps by name, (N, C, H / stride, W / stride).
+
+        Returns:
+            float32 (N, H / common_stride, W / common_stride): the map before the ReLU, any real value.
+        """
+        x = features[self.in_feature]
+        if self.coordinates:
+            x = torch.cat([x, _coordinates(x)], dim=1)
+        x = self.convs(x)
+        if self.scale_factor > 1:
+            x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
+        return self.predictor(self.fine_conv(x))[:, 0].float()
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """(N, 2, H, W): x and y of every cell's centre, in [-1, 1]."""
+    n, _, h, w = x.shape
+    ys = (torch.arange(h, device=x.device, dtype=x.dtype) + 0.5) * (2 / h) - 1
+    xs = (torch.arange(w, device=x.device, dtype=x.dtype) + 0.5) * (2 / w) - 1
+    return torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1]).expand(n, 2, h, w)

@@ -1,0 +1,162 @@
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .criterion import VariationalCriterion
+from .grouping import Grouping, group_label_map, masks_to_boxes, soft_membership
+from .label_head import LabelMapHead
+from .targets import instance_masks, perturb_masks
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class MeanShiftProposer(nn.Module):
+    """What the RPN is to Faster R-CNN: the label map, its variational loss, and the few proposals that
+    mean shift finds in it (section 4).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        label_head: nn.Module,
+        criterion: nn.Module,
+        grouping: dict,
+        num_perturbed: int = 0,
+    ):
+        """
+        Args:
+            label_head: features -> label map (N, h, w) before the ReLU, with a ``common_stride``.
+            criterion: (label map, instance ids, iteration) -> dict of losses.
+            grouping: keyword arguments of :func:`group_label_map`.
+            num_perturbed: perturbed copies of every ground-truth mask to add to the training proposals.
+        """
+        super().__init__()
+        self.label_head = label_head
+        self.criterion = criterion
+        self.grouping = grouping
+        self.num_perturbed = num_perturbed
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        loss, mean_shift = cfg.MODEL.VARIATIONAL_LOSS, cfg.MODEL.MEAN_SHIFT
+        return {
+            "label_head": LabelMapHead(cfg, input_shape),
+            "criterion": VariationalCriterion(
+                theta=loss.HUBER_THETA,
+                binary_weight=loss.BINARY_WEIGHT,
+                binary_margin=loss.BINARY_MARGIN,
+                binary_balance=loss.BINARY_BALANCE,
+                pi_weight=loss.PI_WEIGHT,
+                pi_margin=loss.PI_MARGIN,
+                pi_pairs=loss.PI_PAIRS,
+                pi_reduction=loss.PI_REDUCTION,
+                pi_different_weight=loss.PI_DIFFERENT_WEIGHT,
+                pi_windows=loss.PI_WINDOWS,
+                ms_kind=loss.MS_KIND,
+                ms_weight=loss.MS_WEIGHT,
+                ms_start=round(loss.MS_START * cfg.SOLVER.MAX_ITER),
+                quant_weight=loss.QUANT_WEIGHT,
+                quant_start=round(loss.QUANT_START * cfg.SOLVER.MAX_ITER),
+            ),
+            "grouping": {
+                "bandwidths": tuple(mean_shift.BANDWIDTHS),
+                "foreground_threshold": mean_shift.FOREGROUND_THRESHOLD,
+                "readings": tuple(mean_shift.READINGS),
+                "link_threshold": mean_shift.LINK_THRESHOLD,
+                "min_area": mean_shift.MIN_AREA,
+                "crumb_ratio": mean_shift.CRUMB_RATIO,
+                "nms_threshold": mean_shift.NMS_THRESH,
+                "max_proposals": mean_shift.MAX_PROPOSALS,
+            },
+            "num_perturbed": cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT,
+        }
+
+    @property
+    def stride(self) -> int:
+        """Stride of the label map, in image pixels."""
+        return self.label_head.common_stride
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+        instance_ids: Tensor | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """
+        Args:
+            images: the batch; only its ``image_sizes`` are read.
+            features: feature maps of the backbone, by name.
+            gt_instances: ground truth of every image, in training.
+            instance_ids: int64 (N, h, w) on the map's grid, in training; padding is -1.
+
+        Returns:
+            proposals of every image, best first, and the losses (empty at inference). Fields:
+            ``proposal_boxes`` (image pixels), ``objectness_logits`` (K,) the rank score in [0, 1],
+            ``proposal_masks`` bool and ``soft_masks`` float in [0, 1], both (K, h, w) on the map's grid.
+        """
+        label_map = self.label_head(features)
+        if self.training:
+            losses = self.criterion(label_map, instance_ids, get_event_storage().iter)
+            return self._training_proposals(label_map.detach(), gt_instances, instance_ids, images), losses
+        return self.predict_proposals(label_map, images), {}
+
+    @torch.no_grad()
+    def predict_proposals(self, label_map: Tensor, images: ImageList) -> list[Instances]:
+        """Proposals of every image from the label map (N, h, w), before or after the ReLU."""
+        return [
+            self._to_instances(grouping, size)
+            for grouping, size in zip(self._group(label_map, images), images.image_sizes, strict=True)
+        ]
+
+    def _group(self, label_map: Tensor, images: ImageList) -> list[Grouping]:
+        valid = [(-(-height // self.stride), -(-width // self.stride)) for height, width in images.image_sizes]
+        return group_label_map(F.relu(label_map), valid=valid, **self.grouping)
+
+    @torch.no_grad()
+    def _training_proposals(
+        self, label_map: Tensor, gt_instances: list[Instances], instance_ids: Tensor, images: ImageList
+    ) -> list[Instances]:
+        """The network's own proposals and perturbed ground truth; none on ignored pixels, which are
+        neither objects nor background."""
+        proposals = []
+        for i, grouping in enumerate(self._group(label_map, images)):
+            ids = instance_ids[i]
+            ignored = ids < 0
+            masks = grouping.masks
+            masks = masks[(masks & ignored).sum(dim=(1, 2)) <= 0.5 * masks.sum(dim=(1, 2))]
+            gt_masks = instance_masks(ids, len(gt_instances[i]))
+            candidates = [masks] + [perturb_masks(gt_masks, ids) for _ in range(self.num_perturbed)]
+            masks = torch.cat(candidates)
+            masks = masks[masks.flatten(1).any(dim=1)]
+            values = mean_values(label_map[i].relu(), masks)
+            grouping = Grouping(
+                masks=masks,
+                values=values,
+                scores=values.new_ones(len(masks)),
+                soft=soft_membership(label_map[i].relu(), masks, values),
+            )
+            proposals.append(self._to_instances(grouping, images.image_sizes[i]))
+        return proposals
+
+    def _to_instances(self, grouping: Grouping, image_size: tuple[int, int]) -> Instances:
+        boxes = Boxes(masks_to_boxes(grouping.masks).float() * self.stride)
+        boxes.clip(image_size)
+        return Instances(
+            image_size,
+            proposal_boxes=boxes,
+            objectness_logits=grouping.scores,
+            proposal_masks=grouping.masks,
+            soft_masks=grouping.soft,
+        )
+
+
+def mean_values(label_map: Tensor, masks: Tensor) -> Tensor:
+    """float (K,): mean label of an (h, w) map inside every non-empty mask (K, h, w)."""
+    weights = masks.flatten(1).to(label_map.dtype)
+    return weights @ label_map.flatten() / weights.sum(dim=1)

@@ -1,0 +1,276 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ROIAlign, ShapeSpec, cat
+from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, build_box_head, build_mask_head
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .final_masks import final_masks
+from .masks import mask_iou, mask_nms
+
+
+@ROI_HEADS_REGISTRY.register()
+class DVISROIHeads(ROIHeads):
+    """Verifies the few proposals: class, IoU and a refined mask each (section 4).
+
+    Every head sees ROIAlign features and, as one more channel, the proposal's soft membership
+    clamp(1 - |f - value|, 0), so that it knows which of the objects in the box is meant.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        box_pooler: ROIPooler,
+        box_head: nn.Module,
+        mask_pooler: ROIPooler,
+        mask_head: nn.Module,
+        map_stride: int,
+        box_margin: float,
+        alpha: float,
+        iou_loss_weight: float,
+        mask_loss_weight: float,
+        mask_source: str,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+        **kwargs,
+    ):
+        """
+        Args:
+            in_features: features to pool, one level.
+            box_pooler, mask_pooler: ROIAlign to the resolutions of the two heads.
+            box_head: trunk of the class and the IoU, (R, C + 1, S, S) -> (R, D).
+            mask_head: with ``layers``: (R, C + 1, S, S) -> class-agnostic mask logits (R, 1, 2S, 2S).
+            map_stride: stride of the label map, in image pixels.
+            box_margin: share of its size by which a proposal's box grows before pooling.
+            alpha: weight of the predicted IoU in the score; the class probability gets the rest.
+            iou_loss_weight, mask_loss_weight: weights of ``loss_iou`` and ``loss_mask``.
+            mask_source: "label_map", "head" or "fused", see :func:`final_masks`.
+            score_threshold: detections below this score are dropped.
+            nms_threshold: mask IoU above which the worse of two detections of one class is dropped.
+            max_detections: detections kept an image.
+            kwargs: sampling and matching, see :class:`detectron2.modeling.ROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self.in_features = in_features
+        self.box_pooler = box_pooler
+        self.box_head = box_head
+        self.mask_pooler = mask_pooler
+        self.mask_head = mask_head
+        self.map_stride = map_stride
+        self.box_margin = box_margin
+        self.alpha = alpha
+        self.iou_loss_weight = iou_loss_weight
+        self.mask_loss_weight = mask_loss_weight
+        self.mask_source = mask_source
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+        self.cls_score = nn.Linear(box_head.output_shape.channels, self.num_classes + 1)
+        self.iou_pred = nn.Linear(box_head.output_shape.channels, 1)
+        for layer in (self.cls_score, self.iou_pred):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        ret = super().from_config(cfg)
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if len(in_features) != 1 or in_features[0] not in input_shape:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.IN_FEATURES is {in_features}; it must name one feature of {sorted(input_shape)}"
+            )
+        feature = input_shape[in_features[0]]
+
+        def build(head_cfg, build_head):
+            resolution = head_cfg.POOLER_RESOLUTION
+            pooler = ROIPooler(
+                output_size=resolution,
+                scales=(1 / feature.stride,),
+                sampling_ratio=head_cfg.POOLER_SAMPLING_RATIO,
+                pooler_type=head_cfg.POOLER_TYPE,
+            )
+            shape = ShapeSpec(channels=feature.channels + 1, height=resolution, width=resolution)
+            return pooler, build_head(cfg, shape)
+
+        box_pooler, box_head = build(cfg.MODEL.ROI_BOX_HEAD, build_box_head)
+        mask_pooler, mask_head = build(cfg.MODEL.ROI_MASK_HEAD, build_mask_head)
+        heads = cfg.MODEL.DVIS_ROI_HEADS
+        return ret | {
+            "in_features": in_features,
+            "box_pooler": box_pooler,
+            "box_head": box_head,
+            "mask_pooler": mask_pooler,
+            "mask_head": mask_head,
+            "map_stride": cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE,
+            "box_margin": heads.BOX_MARGIN,
+            "alpha": heads.ALPHA,
+            "iou_loss_weight": heads.IOU_LOSS_WEIGHT,
+            "mask_loss_weight": heads.MASK_LOSS_WEIGHT,
+            "mask_source": heads.MASK_SOURCE,
+            "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """
+        Args:
+            images: unused; part of Detectron2's interface.
+            features: feature maps by name.
+            proposals: with the fields of :class:`MeanShiftProposer`.
+            targets: ground truth with ``gt_classes``, ``gt_masks`` (BitMasks) and ``gt_map_masks`` bool
+                (n, h, w), in training.
+
+        Returns:
+            in training the sampled proposals and the losses; otherwise the detections of every image on
+            the network's input, for :meth:`postprocess`, and no losses.
+        """
+        features = [features[f].float() for f in self.in_features]
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+            return proposals, self.losses(features, proposals, targets)
+        return self.predict(features, proposals), {}
+
+    @torch.no_grad()
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """Match proposals to ground truth by mask IoU on the map's grid and sample some of them.
+
+        Adds ``gt_classes`` (``num_classes`` = background), ``gt_iou`` (K,) the proposal's best IoU, and
+        ``gt_index`` (K,) the row of the instance it belongs to.
+        """
+        sampled = []
+        for props, target in zip(proposals, targets, strict=True):
+            iou = mask_iou(target.gt_map_masks, props.proposal_masks)
+            matched_idxs, matched_labels = self.proposal_matcher(iou)
+            idxs, gt_classes = self._sample_proposals(matched_idxs, matched_labels, target.gt_classes)
+            props = props[idxs]
+            props.gt_classes = gt_classes
+            props.gt_index = matched_idxs[idxs]
+            props.gt_iou = iou[:, idxs].amax(dim=0) if len(target) else iou.new_zeros(len(idxs))
+            sampled.append(props)
+        storage = get_event_storage()
+        num_fg = np.mean([int((p.gt_classes < self.num_classes).sum()) for p in sampled])
+        storage.put_scalar("roi_head/num_fg_samples", num_fg)
+        storage.put_scalar("roi_head/num_bg_samples", np.mean([len(p) for p in sampled]) - num_fg)
+        return sampled
+
+    def losses(self, features: list[Tensor], proposals: list[Instances], targets: list[Instances]) -> dict[str, Tensor]:
+        """``loss_cls``, ``loss_iou``, ``loss_mask``; zero with a gradient path where nothing was sampled."""
+        cls_logits, iou = self._verify(features, proposals)
+        gt_classes = cat([p.gt_classes for p in proposals])
+        gt_iou = cat([p.gt_iou for p in proposals])
+        num_sampled = max(len(gt_classes), 1)
+        loss_cls = F.cross_entropy(cls_logits, gt_classes, reduction="sum") / num_sampled
+        loss_iou = F.huber_loss(iou, gt_iou, reduction="sum", delta=0.1) / (0.1 * num_sampled)
+
+        foreground = [p[p.gt_classes < self.num_classes] for p in proposals]
+        mask_logits = self._mask_logits(features, foreground)
+        gt_masks = [
+            _crop_masks(t.gt_masks, p.gt_index, self._boxes(p), mask_logits.shape[-1])
+            for p, t in zip(foreground, targets, strict=True)
+        ]
+        loss_mask = F.binary_cross_entropy_with_logits(mask_logits, cat(gt_masks), reduction="sum")
+        return {
+            "loss_cls": loss_cls,
+            "loss_iou": loss_iou * self.iou_loss_weight,
+            "loss_mask": loss_mask * (self.mask_loss_weight / max(mask_logits.numel(), 1)),
+        }
+
+    @torch.no_grad()
+    def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
+        cls_logits, iou = self._verify(features, proposals)
+        counts = [len(p) for p in proposals]
+        cls_probs = cls_logits.softmax(dim=1)[:, :-1].split(counts)
+        kept = []
+        for props, probs, ious in zip(proposals, cls_probs, iou.split(counts), strict=True):
+            class_scores, classes = probs.max(dim=1) if probs.numel() else (ious, ious.long())
+            scores = self.alpha * ious + (1 - self.alpha) * class_scores
+            result = Instances(
+                props.image_size,
+                pred_boxes=Boxes(self._boxes(props)),
+                scores=scores,
+                pred_classes=classes,
+                soft_masks=props.soft_masks,
+                proposal_boxes=props.proposal_boxes,
+                proposal_masks=props.proposal_masks,
+            )
+            result = result[(scores >= self.score_threshold) & torch.isfinite(scores)]
+            keep = mask_nms(result.proposal_masks, result.scores, self.nms_threshold, result.pred_classes)
+            kept.append(result[keep[: self.max_detections]])
+        mask_probs = self._mask_logits(features, kept).sigmoid()
+        for result, probs in zip(kept, mask_probs.split([len(k) for k in kept]), strict=True):
+            result.mask_probs = probs
+            result.remove("proposal_masks")
+            result.remove("proposal_boxes")
+        return kept
+
+    def postprocess(self, result: Instances, height: int, width: int) -> Instances:
+        """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width) and
+        tight ``pred_boxes``; a detection whose mask is empty is dropped."""
+        masks = final_masks(
+            result.soft_masks,
+            result.mask_probs,
+            result.pred_boxes.tensor,
+            source=self.mask_source,
+            stride=self.map_stride,
+            image_size=result.image_size,
+            output_size=(height, width),
+        )
+        output = Instances(
+            (height, width),
+            pred_boxes=BitMasks(masks).get_bounding_boxes().to(masks.device),
+            scores=result.scores,
+            pred_classes=result.pred_classes,
+            pred_masks=masks,
+        )
+        return output[output.pred_boxes.nonempty()]
+
+    def _verify(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, C + 1) and IoU (R,) in [0, 1] of all proposals of the batch, float32."""
+        x = self.box_head(self._pool(self.box_pooler, features, proposals))
+        return self.cls_score(x).float(), self.iou_pred(x).float()[:, 0].sigmoid()
+
+    def _mask_logits(self, features: list[Tensor], proposals: list[Instances]) -> Tensor:
+        """float32 (R, M, M)."""
+        return self.mask_head.layers(self._pool(self.mask_pooler, features, proposals)).float()[:, 0]
+
+    def _boxes(self, proposals: Instances) -> Tensor:
+        """(K, 4): the proposals' boxes, grown by the margin and clipped to the image."""
+        x0, y0, x1, y1 = proposals.proposal_boxes.tensor.unbind(dim=1)
+        dx, dy = (x1 - x0) * (self.box_margin / 2), (y1 - y0) * (self.box_margin / 2)
+        boxes = Boxes(torch.stack([x0 - dx, y0 - dy, x1 + dx, y1 + dy], dim=1))
+        boxes.clip(proposals.image_size)
+        return boxes.tensor
+
+    def _pool(self, pooler: ROIPooler, features: list[Tensor], proposals: list[Instances]) -> Tensor:
+        """(R, C + 1, S, S): features and soft membership inside the proposals' boxes."""
+        boxes = [self._boxes(p) for p in proposals]
+        pooled = pooler(features, [Boxes(b) for b in boxes])
+        align = ROIAlign(pooler.output_size, 1 / self.map_stride, sampling_ratio=0, aligned=True)
+        # every proposal has a map of its own, so the batch index of its box is its own number
+        soft = cat([p.soft_masks for p in proposals])[:, None]
+        index = torch.arange(len(soft), device=soft.device, dtype=soft.dtype)
+        membership = align(soft, torch.cat([index[:, None], cat(boxes)], dim=1))
+        return torch.cat([pooled, membership], dim=1)
+
+
+def _crop_masks(masks: BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """float (K, size, size): mask ``index[k]`` inside ``boxes[k]``, without a full-size copy a box."""
+    align = ROIAlign((size, size), 1.0, sampling_ratio=0, aligned=True)
+    rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)
+    return (align(masks.tensor[:, None].to(boxes.dtype), rois)[:, 0] >= 0.5).to(boxes.dtype)

@@ -1,0 +1,84 @@
+"""Pictures: what the network saw, its label map, the proposals, the result. All images uint8 RGB."""
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
+
+MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
+TITLE_HEIGHT = 24
+GAP = 6
+
+
+def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
+    """
+    Args:
+        label_map: float (h, w), after the ReLU.
+
+    Returns:
+        (h, w, 3): background black, the labels up to the map's largest in the colours of a rainbow.
+    """
+    values = torch.nan_to_num(label_map.detach().float().cpu()).numpy()
+    top = max(float(values.max(initial=0)), 1e-6)
+    # background fades into black instead of being one more colour of the rainbow
+    brightness = np.clip(values, 0, 1)[..., None]
+    return (matplotlib.colormaps["gist_rainbow"](values / top)[..., :3] * brightness * 255).astype(np.uint8)
+
+
+def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
+    """The proposals' masks, each in a colour of its own, the best on top, over the darkened image."""
+    canvas = (image * 0.4).astype(np.uint8)
+    height, width = image.shape[:2]
+    colors = matplotlib.colormaps["hsv"](np.arange(len(proposals)) / max(len(proposals), 1))[:, :3] * 255
+    masks = proposals.proposal_masks.cpu().numpy().astype(np.uint8)
+    for mask, color in zip(masks[::-1], colors[::-1], strict=True):
+        full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        canvas[full > 0] = (canvas[full > 0] * 0.7 + color * 0.3).astype(np.uint8)
+        contours, _ = cv2.findContours(full, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, contours, -1, color.tolist(), 1)
+    return canvas
+
+
+def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: float = 1.0) -> np.ndarray:
+    """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the
+    image enlarged ``scale`` times."""
+    visualizer = Visualizer(image, metadata, scale=scale)
+    instances = instances.to("cpu")
+    if instances.has("pred_masks"):
+        return visualizer.draw_instance_predictions(instances).get_image()
+    names = metadata.get("thing_classes", None)
+    labels = [names[c] if names else str(c) for c in instances.gt_classes.tolist()]
+    return visualizer.overlay_instances(labels=labels, masks=instances.gt_masks).get_image()
+
+
+def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instances | None = None) -> np.ndarray:
+    """One image's row: image, ground truth where given, label map, proposals, result, with their titles.
+
+    Args:
+        image: (H, W, 3).
+        output: of :meth:`DVIS.inference` with ``intermediate=True``, instances at the image's size.
+        metadata: of the data set, for the class names.
+        ground_truth: with ``gt_classes`` and ``gt_masks`` at the image's size.
+    """
+    scale = max(1.0, MIN_TILE_SIZE / min(image.shape[:2]))
+    result = draw_instances(image, output["instances"], metadata, scale)
+    size = result.shape[1], result.shape[0]
+    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    tiles = {"image": enlarged}
+    if ground_truth is not None:
+        tiles["ground truth"] = draw_instances(image, ground_truth, metadata, scale)
+    label_map = colorize_label_map(output["label_map"])
+    tiles["label map"] = cv2.resize(label_map, size, interpolation=cv2.INTER_NEAREST)
+    tiles["proposals"] = draw_proposals(enlarged, output["proposals"])
+    tiles["result"] = result
+    return np.concatenate([_titled(tile, title) for title, tile in tiles.items()], axis=1)
+
+
+def _titled(tile: np.ndarray, title: str) -> np.ndarray:
+    """The tile on white, with its title above and a gap to the next."""
+    framed = np.full((tile.shape[0] + TITLE_HEIGHT, tile.shape[1] + GAP, 3), 255, np.uint8)
+    framed[TITLE_HEIGHT:, : tile.shape[1]] = tile
+    cv2.putText(framed, title, (4, TITLE_HEIGHT - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return framed

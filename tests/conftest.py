@@ -1,0 +1,97 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads():
+    """Tiny tensors: more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def datasets_in_tmp(tmp_path_factory, monkeypatch):
+    """No test writes into the user's data folder."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path_factory.getbasetemp() / "datasets"))
+
+
+@pytest.fixture
+def tiny_coco(tmp_path):
+    """A COCO-format set of 6 images, 64 x 64, two classes with ids 3 and 7, polygons and RLE mixed.
+
+    Returns:
+        (path of the JSON, image folder)
+    """
+    from pycocotools import mask as mask_util
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    images, annotations = [], []
+    for i in range(6):
+        image = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        for k, category in enumerate((3, 7)):
+            x, y, side = (
+                4 + 28 * k + int(rng.integers(6)),
+                int(rng.integers(4, 30)),
+                int(rng.integers(14, 24)),
+            )
+            image[y : y + side, x : x + side] = (40, 220, 90) if category == 3 else (210, 60, 200)
+            mask = np.zeros((64, 64), np.uint8, order="F")
+            mask[y : y + side, x : x + side] = 1
+            x1, y1 = min(x + side, 64), min(y + side, 64)
+            rle = mask_util.encode(mask)
+            rle["counts"] = rle["counts"].decode()
+            polygon = [[x, y, x1, y, x1, y1, x, y1]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i + 1,
+                    "category_id": category,
+                    "bbox": [x, y, x1 - x, y1 - y],
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": rle if i % 2 else polygon,
+                }
+            )
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        images.append({"id": i + 1, "file_name": f"{i}.png", "height": 64, "width": 64})
+    categories = [{"id": 3, "name": "green"}, {"id": 7, "name": "pink"}]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path, folder
+
+
+@pytest.fixture
+def tiny_cfg(tiny_coco, tmp_path):
+    """The unfrozen config of a model that trains on ``tiny_coco`` in seconds, in float32, without workers."""
+    from dvis_d2.engine import argument_parser, setup_cfg
+
+    json_file, folder = map(str, tiny_coco)
+    args = argument_parser().parse_args(
+        [
+            "--config-file",
+            "configs/shapes/Base-shapes.yaml",
+            "--train-json",
+            json_file,
+            "--train-images",
+            folder,
+        ]
+        + ["--val-json", json_file, "--val-images", folder, *TINY_OPTIONS]
+    )
+    cfg = setup_cfg(args)
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    return cfg
+
+
+TINY_OPTIONS = """
+    MODEL.DEVICE cpu MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 16
+    MODEL.LABEL_MAP_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.FC_DIM 16
+    MODEL.ROI_MASK_HEAD.CONV_DIM 16 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2
+    SOLVER.WARMUP_ITERS 0 SOLVER.AMP.ENABLED False SOLVER.MAX_ITER 4 SOLVER.CHECKPOINT_PERIOD 2 VIS_PERIOD 0
+    DATALOADER.NUM_WORKERS 0
+""".split()

@@ -1,0 +1,182 @@
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from dvis_d2.modeling import DVISROIHeads
+
+STRIDE = 2
+NUM_CLASSES = 3
+
+
+def build(**kwargs):
+    shape = ShapeSpec(channels=4 + 1, height=4, width=4)
+    args = dict(
+        num_classes=NUM_CLASSES,
+        batch_size_per_image=8,
+        positive_fraction=0.5,
+        proposal_matcher=Matcher([0.1, 0.2], [0, -1, 1]),
+        in_features=["p2"],
+        box_pooler=ROIPooler(4, (0.25,), 0, "ROIAlignV2"),
+        box_head=FastRCNNConvFCHead(shape, conv_dims=[8], fc_dims=[8]),
+        mask_pooler=ROIPooler(4, (0.25,), 0, "ROIAlignV2"),
+        mask_head=MaskRCNNConvUpsampleHead(shape, num_classes=1, conv_dims=[8]),
+        map_stride=STRIDE,
+        box_margin=0.2,
+        alpha=0.5,
+        iou_loss_weight=1.0,
+        mask_loss_weight=1.0,
+        mask_source="fused",
+        score_threshold=0.0,
+        nms_threshold=0.5,
+        max_detections=100,
+    )
+    return DVISROIHeads(**(args | kwargs))
+
+
+def make_proposals(*windows, size=32):
+    """One proposal for every (y0, y1, x0, x1) of map cells; the label map is 1 inside."""
+    masks = torch.zeros(len(windows), size // STRIDE, size // STRIDE, dtype=torch.bool)
+    for mask, (y0, y1, x0, x1) in zip(masks, windows, strict=True):
+        mask[y0:y1, x0:x1] = True
+    boxes = torch.tensor([[x0, y0, x1, y1] for y0, y1, x0, x1 in windows]).reshape(-1, 4) * float(STRIDE)
+    return Instances(
+        (size, size),
+        proposal_boxes=Boxes(boxes),
+        objectness_logits=torch.ones(len(windows)),
+        proposal_masks=masks,
+        soft_masks=masks.float(),
+    )
+
+
+def make_targets(*windows, classes, size=32):
+    proposals = make_proposals(*windows, size=size)
+    masks = proposals.proposal_masks.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
+    return Instances(
+        (size, size),
+        gt_boxes=proposals.proposal_boxes,
+        gt_classes=torch.tensor(classes, dtype=torch.int64),
+        gt_masks=BitMasks(masks),
+        gt_map_masks=proposals.proposal_masks,
+    )
+
+
+def features(num_images=1, size=32):
+    torch.manual_seed(0)
+    return {"p2": torch.randn(num_images, 4, size // 4, size // 4)}
+
+
+OBJECT = (2, 8, 2, 8)
+
+
+def test_proposals_are_matched_by_mask_iou():
+    heads = build()
+    # IoU 1, 1/6 (ignored), 1/3, and one that touches nothing
+    proposals = make_proposals(OBJECT, (2, 3, 2, 8), (2, 8, 2, 4), (10, 14, 10, 14))
+    with EventStorage():
+        (sampled,) = heads.label_and_sample_proposals([proposals], [make_targets(OBJECT, classes=[2])])
+    found = sorted(zip(sampled.gt_classes.tolist(), sampled.gt_iou.tolist(), strict=True))
+    assert found == [(2, pytest.approx(1 / 3)), (2, 1.0), (NUM_CLASSES, 0.0)]
+
+
+def test_losses_have_constant_keys_and_reach_every_parameter():
+    heads = build()
+    targets = [make_targets(OBJECT, classes=[1]), make_targets(classes=[])]
+    proposals = [make_proposals(OBJECT, (10, 14, 10, 14)), make_proposals((1, 5, 1, 5))]
+    with EventStorage():
+        _, losses = heads(None, features(2), proposals, targets)
+    assert set(losses) == {"loss_cls", "loss_iou", "loss_mask"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_no_proposals_at_all_give_zero_losses_with_a_gradient_path(num_images):
+    heads = build()
+    targets = [make_targets(OBJECT, classes=[1])] * num_images
+    with EventStorage():
+        _, losses = heads(None, features(num_images), [make_proposals()] * num_images, targets)
+    assert all(value == 0 for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in heads.parameters())  # DistributedDataParallel insists
+
+
+def test_perfect_predictions_cost_nothing():
+    heads = build()
+    proposals, targets = [make_proposals(OBJECT)], [make_targets(OBJECT, classes=[1])]
+    logits = torch.full((1, NUM_CLASSES + 1), -50.0)
+    logits[0, 1] = 50.0
+    heads._verify = lambda f, p: (logits, torch.ones(1))
+    # the box is 12 px wide and grows by 20 % to 14.4 px: 8 cells of 1.8 px, the outer ones half outside
+    mask = torch.full((1, 8, 8), -50.0)
+    mask[:, 1:-1, 1:-1] = 50.0
+    heads._mask_logits = lambda f, p: mask
+    with EventStorage():
+        _, losses = heads(None, features(), proposals, targets)
+    assert losses["loss_cls"] < 1e-6 and losses["loss_iou"] < 1e-6
+    assert losses["loss_mask"] < 50 * 28 / 64 + 1e-6  # at most the border cells
+
+
+def predict(heads, proposals, logits, ious):
+    heads.eval()
+    heads._verify = lambda f, p: (torch.tensor(logits), torch.tensor(ious))
+    heads._mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
+    return heads(None, features(len(proposals)), proposals)[0]
+
+
+def test_score_mixes_iou_and_class_probability():
+    heads = build(alpha=0.25)
+    big = 100.0
+    (result,) = predict(heads, [make_proposals(OBJECT)], [[0.0, 0.0, -big, -big]], [0.8])
+    assert result.scores.item() == pytest.approx(0.25 * 0.8 + 0.75 * 0.5)
+
+
+def test_duplicates_of_one_class_are_suppressed_and_others_kept():
+    proposals = make_proposals(OBJECT, (2, 8, 2, 9), (2, 8, 3, 8))
+    sure = [[9.0, 0, 0, 0], [9.0, 0, 0, 0], [0, 9.0, 0, 0]]
+    (result,) = predict(build(), [proposals], sure, [0.6, 0.9, 0.7])
+    assert result.pred_classes.tolist() == [0, 1]
+    assert result.scores[0] > result.scores[1]
+    assert result.scores[0].item() == pytest.approx(0.5 * 0.9 + 0.5, abs=1e-3)
+
+
+def test_score_threshold_and_limit():
+    proposals = make_proposals((0, 3, 0, 3), (4, 7, 0, 3), (8, 11, 0, 3))
+    logits = [[9.0, 0, 0, 0]] * 3
+    (result,) = predict(build(score_threshold=0.6), [proposals], logits, [0.1, 0.3, 0.9])
+    assert len(result) == 2
+    (result,) = predict(build(max_detections=1), [proposals], logits, [0.1, 0.3, 0.9])
+    assert result.scores.item() == pytest.approx(0.95, abs=1e-3)
+
+
+def test_non_finite_scores_are_no_detections():
+    (result,) = predict(build(), [make_proposals(OBJECT)], [[float("nan")] * 4], [0.5])
+    assert len(result) == 0
+
+
+def test_images_without_proposals_stay_empty():
+    heads = build().eval()
+    results, losses = heads(None, features(2), [make_proposals(), make_proposals(OBJECT)])
+    assert losses == {}
+    outputs = [heads.postprocess(result, 48, 40) for result in results]
+    assert len(outputs[0]) == 0 and outputs[0].pred_masks.shape == (0, 48, 40)
+    assert outputs[1].pred_masks.shape[1:] == (48, 40)
+
+
+@pytest.mark.parametrize("source", ["label_map", "fused"])
+def test_masks_come_out_at_the_output_size_in_place(source):
+    heads = build(mask_source=source)
+    (result,) = predict(heads, [make_proposals(OBJECT)], [[9.0, 0, 0, 0]], [0.9])
+    output = heads.postprocess(result, 64, 64)  # the image was 32 x 32
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[8:32, 8:32] = True
+    if source == "fused":  # a head that says 1/2 everywhere leaves the decision to the label map
+        result.mask_probs[:] = 0.5
+    difference = (output.pred_masks[0] ^ expected).float().mean()
+    assert difference < 0.03
+    assert output.pred_boxes.tensor[0].tolist() == pytest.approx([8, 8, 32, 32], abs=1.5)
