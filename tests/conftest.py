@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,32 +69,26 @@ def tiny_coco(tmp_path):
 
 
 @pytest.fixture
-def tiny_cfg(tiny_coco, tmp_path):
-    """The unfrozen config of a model that trains on ``tiny_coco`` in seconds, in float32, without workers."""
+def tiny_args(tiny_coco):
+    """Command-line arguments of a model that trains on ``tiny_coco`` in seconds, in float32, without workers."""
+    json_file, folder = map(str, tiny_coco)
+    options = """
+        MODEL.DEVICE cpu MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 8
+        MODEL.FPN.OUT_CHANNELS 16 MODEL.LABEL_MAP_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.CONV_DIM 16
+        MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 16 INPUT.MIN_SIZE_TRAIN (64,)
+        INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 0 SOLVER.AMP.ENABLED False
+        SOLVER.MAX_ITER 4 SOLVER.CHECKPOINT_PERIOD 2 VIS_PERIOD 0 DATALOADER.NUM_WORKERS 0
+    """.split()
+    data = ["--train-json", json_file, "--train-images", folder, "--val-json", json_file, "--val-images", folder]
+    return ["--config-file", str(ROOT / "configs/shapes/Base-shapes.yaml"), *data, *options]
+
+
+@pytest.fixture
+def tiny_cfg(tiny_args, tmp_path):
+    """The unfrozen config of ``tiny_args``."""
     from dvis_d2.engine import argument_parser, setup_cfg
 
-    json_file, folder = map(str, tiny_coco)
-    args = argument_parser().parse_args(
-        [
-            "--config-file",
-            "configs/shapes/Base-shapes.yaml",
-            "--train-json",
-            json_file,
-            "--train-images",
-            folder,
-        ]
-        + ["--val-json", json_file, "--val-images", folder, *TINY_OPTIONS]
-    )
-    cfg = setup_cfg(args)
+    cfg = setup_cfg(argument_parser().parse_args(tiny_args)).clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return cfg
-
-
-TINY_OPTIONS = """
-    MODEL.DEVICE cpu MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 16
-    MODEL.LABEL_MAP_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.FC_DIM 16
-    MODEL.ROI_MASK_HEAD.CONV_DIM 16 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2
-    SOLVER.WARMUP_ITERS 0 SOLVER.AMP.ENABLED False SOLVER.MAX_ITER 4 SOLVER.CHECKPOINT_PERIOD 2 VIS_PERIOD 0
-    DATALOADER.NUM_WORKERS 0
-""".split()

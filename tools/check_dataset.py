@@ -18,9 +18,7 @@ from dvis_d2.data.complete import complete_coco
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", metavar="JSON", help="annotations in COCO's format")
     parser.add_argument("images", metavar="IMAGES", nargs="?", help="image folder; default: beside the JSON")
     parser.add_argument(

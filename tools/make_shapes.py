@@ -16,9 +16,7 @@ from dvis_d2.data.shapes_dataset import PRESETS, write_shapes
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--num", type=int, required=True, help="number of images")
     parser.add_argument("--height", type=int, default=128, help="px (default 128)")

@@ -46,18 +46,12 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None
         )
     total_batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total_batch < 1 or total_batch % processes:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {total_batch}: give a multiple of the {processes} processes"
-        )
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch}: give a multiple of the {processes} processes")
 
     dicts = _training_dicts(cfg)
-    group_ids = (
-        [int(d["width"] > d["height"]) for d in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
-    )
+    group_ids = [int(d["width"] > d["height"]) for d in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sampler = ResumableTrainingSampler(
-        len(dicts), seed=seed, group_ids=group_ids, batch_size=total_batch // processes
-    )
+    sampler = ResumableTrainingSampler(len(dicts), seed=seed, group_ids=group_ids, batch_size=total_batch // processes)
     mapper = mapper or DVISDatasetMapper(cfg, is_train=True)
     return build_detection_train_loader(
         SeededDataset(DatasetFromList(dicts, copy=False), mapper, seed),
@@ -123,6 +117,4 @@ def _training_dicts(cfg: CfgNode) -> list[dict]:
             f"no image of {', '.join(names)} has an object to learn from (crowds do not count); "
             "check the annotations with tools/check_dataset.py"
         )
-    return (
-        filter_images_with_only_crowd_annotations(dicts) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else dicts
-    )
+    return filter_images_with_only_crowd_annotations(dicts) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else dicts

@@ -65,9 +65,7 @@ def register_from_config(cfg: CfgNode) -> None:
     categories: dict[str, list[tuple[int, str]]] = {}
     for name, (json_file, images) in given.items():
         if class_names and not os.path.exists(json_file):
-            logger.warning(
-                "%s does not exist: its classes are those of the config, its images are not used", json_file
-            )
+            logger.warning("%s does not exist: its classes are those of the config, its images are not used", json_file)
             MetadataCatalog.pop(name, None)
             MetadataCatalog.get(name).thing_classes = class_names
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
@@ -56,9 +55,7 @@ class DVISDatasetMapper:
         self.with_ground_truth = is_train or keep_ground_truth
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, is_train: bool = True, keep_ground_truth: bool = False
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True, keep_ground_truth: bool = False) -> dict[str, Any]:
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
@@ -82,7 +79,7 @@ class DVISDatasetMapper:
         augmentation_input = T.AugInput(image)
         transforms = self.augmentations(augmentation_input)
         image = augmentation_input.image
-        result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        result["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy())  # PIL's pixels are read-only
 
         if self.with_ground_truth:
             if ignore_mask is not None:

@@ -111,9 +111,7 @@ def _transform_masks(
     return masks, windows
 
 
-def _transform_bitmaps(
-    bitmaps: list[tuple[int, np.ndarray]], transforms: T.Transform, masks: np.ndarray
-) -> None:
+def _transform_bitmaps(bitmaps: list[tuple[int, np.ndarray]], transforms: T.Transform, masks: np.ndarray) -> None:
     """Transform up to eight bitmaps at once, one in each bit, which is eight times cheaper. That is exact
     because segmentations are never interpolated."""
     if not bitmaps:
@@ -129,9 +127,7 @@ def _transform_bitmaps(
 def _draw_polygons(polygons: list, transforms: T.Transform, mask: np.ndarray, where: str) -> Window:
     """Draw the union of polygons into `mask`, in COCO's way, and return the window that was written. Only
     that window is drawn: whole-image bitmaps would make small objects as slow as large ones."""
-    points = [
-        np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in polygons if len(p) >= 6 and len(p) % 2 == 0
-    ]
+    points = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
     if not points or not all(np.isfinite(p).all() for p in points):
         raise ValueError(f"{where}: a polygon needs at least 3 points, an even number of values, all finite")
     # Not apply_polygons, which needs shapely to crop: drawing into the window crops as well.

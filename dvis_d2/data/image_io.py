@@ -53,9 +53,7 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
     return detection_utils.convert_PIL_to_numpy(grey, image_format)
 
 
-def read_ignore_mask(
-    ignore_mask: str | dict | np.ndarray, height: int, width: int, file_name: str
-) -> np.ndarray:
+def read_ignore_mask(ignore_mask: str | dict | np.ndarray, height: int, width: int, file_name: str) -> np.ndarray:
     """The pixels of an image that neither training nor the losses may use.
 
     Args:

@@ -195,9 +195,7 @@ def _check_options(
     object_size: tuple[float, float] | None,
 ) -> None:
     if min(height, width) < MIN_SIDE:
-        raise ValueError(
-            f"a picture of {height} x {width} px is too small: give at least {MIN_SIDE} x {MIN_SIDE}"
-        )
+        raise ValueError(f"a picture of {height} x {width} px is too small: give at least {MIN_SIDE} x {MIN_SIDE}")
     if not 1 <= num_objects[0] <= num_objects[1]:
         raise ValueError(f"num_objects is {tuple(num_objects)}: give 1 <= least <= greatest")
     if object_size is not None and not MIN_DIAMETER <= object_size[0] <= object_size[1]:

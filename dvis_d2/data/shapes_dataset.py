@@ -68,9 +68,7 @@ def write_shapes(
             _check_made_from(annotations, info)
             return annotations
         if directory.exists() and any(directory.iterdir()):
-            raise FileExistsError(
-                f"{directory} exists but holds no {ANNOTATIONS}: move it away or give another folder"
-            )
+            raise FileExistsError(f"{directory} exists but holds no {ANNOTATIONS}: move it away or give another folder")
         prefix = f".{directory.name}.partial-"
         for leftover in directory.parent.iterdir():
             if leftover.name.startswith(prefix):  # of a dead process: whoever holds the lock draws alone
@@ -86,15 +84,11 @@ def write_shapes(
     return annotations
 
 
-def _draw_all(
-    directory: Path, num_images: int, seed: int, progress: bool, name: str, draw_options: dict
-) -> dict:
+def _draw_all(directory: Path, num_images: int, seed: int, progress: bool, name: str, draw_options: dict) -> dict:
     """Write the images; return COCO's lists."""
     (directory / IMAGES).mkdir()
     images, annotations = [], []
-    for index in tqdm(
-        range(num_images), desc=f"drawing {name}", unit="image", mininterval=1, disable=not progress
-    ):
+    for index in tqdm(range(num_images), desc=f"drawing {name}", unit="image", mininterval=1, disable=not progress):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         image, masks, classes, attributes = draw_image(rng, **draw_options)
         file_name = f"{index:06d}.png"

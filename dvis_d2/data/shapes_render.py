@@ -12,9 +12,7 @@ import numpy as np
 CLASS_NAMES = ("disc", "square", "triangle", "ring", "star")
 
 MIN_CONTRAST = 0.33  # Euclidean RGB distance between an object's colours and the background's
-RIM_WIDTH = (
-    2.5  # px; objects darken towards their outline, so that identical copies that overlap stay separable
-)
+RIM_WIDTH = 2.5  # px; objects darken towards their outline, so that identical copies that overlap stay separable
 FILLS = ("plain", "stripes", "checks", "dots", "blotches")
 BACKGROUNDS = ("gradient", "blotches", "stripes", "weave")
 
@@ -96,14 +94,10 @@ def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> 
     second = np.clip(first + strength * rng.choice([-1.0, 1.0]) + rng.uniform(-0.05, 0.05, 3), 0, 1)
     kind = str(rng.choice(BACKGROUNDS)) if texture else "gradient"
     period = side * rng.uniform(0.05, 0.2)
-    return Texture(
-        kind, np.stack([first, second]), period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
-    )
+    return Texture(kind, np.stack([first, second]), period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
 
 
-def sample_appearance(
-    rng: np.random.Generator, *, diameters: tuple[float, float], background: Texture
-) -> Appearance:
+def sample_appearance(rng: np.random.Generator, *, diameters: tuple[float, float], background: Texture) -> Appearance:
     """A class, a size (uniform in `diameters`, px), a rotation, and colours that differ from the
     background's."""
     diameter = rng.uniform(*diameters)
@@ -117,9 +111,7 @@ def sample_appearance(
     return Appearance(int(rng.integers(len(CLASS_NAMES))), diameter, rng.uniform(0, 2 * np.pi), texture)
 
 
-def sample_bar(
-    rng: np.random.Generator, *, through: tuple[float, float], width: float, background: Texture
-) -> Bar:
+def sample_bar(rng: np.random.Generator, *, through: tuple[float, float], width: float, background: Texture) -> Bar:
     """A bar of `width` px whose centre line passes through the point (x, y), in a random direction."""
     angle = rng.uniform(0, np.pi)
     normal = (float(np.cos(angle)), float(np.sin(angle)))
@@ -167,9 +159,7 @@ def render(
         _blend(canvas[inside.rows, inside.cols], color, distance)
     for bar in bars:
         x, y = _grid(slice(0, height), slice(0, width))
-        _blend(
-            canvas, _fill(bar.texture, x, y, extent=max(height, width)), bar.signed_distance(height, width)
-        )
+        _blend(canvas, _fill(bar.texture, x, y, extent=max(height, width)), bar.signed_distance(height, width))
     canvas += noise * rng.standard_normal(canvas.shape, dtype=np.float32)
     return np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 

@@ -69,18 +69,14 @@ def _read(json_file: str | os.PathLike, report: Report) -> dict[str, Any]:
         report.errors.add("the annotation file is not JSON", str(error), advice)
         return {}
     if not isinstance(data, dict):
-        report.errors.add(
-            "the file is JSON but not COCO", f"it is a {type(data).__name__}, not an object", advice
-        )
+        report.errors.add("the file is JSON but not COCO", f"it is a {type(data).__name__}, not an object", advice)
         return {}
     for key in ("images", "annotations", "categories"):
         entries = data.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             report.errors.add("the file is JSON but not COCO", f'"{key}" is no list of objects', advice)
         elif not entries:
-            report.errors.add(
-                "an empty list", f'"{key}"', "there is nothing to learn from; export the data again"
-            )
+            report.errors.add("an empty list", f'"{key}"', "there is nothing to learn from; export the data again")
     return data
 
 
@@ -90,15 +86,11 @@ def _check_ids(entries: list[dict], kind: str, report: Report) -> None:
     for position, value in enumerate(ids):
         if type(value) is not int:
             advice = FILL if kind == "annotation" and value is None else ID_ADVICE
-            report.errors.add(
-                f"{kind} ids that are no integers", f"entry {position} has id {value!r}", advice
-            )
+            report.errors.add(f"{kind} ids that are no integers", f"entry {position} has id {value!r}", advice)
     if len(set(map(str, ids))) < len(ids):
         for value, count in Counter(map(str, ids)).items():
             if count > 1 and value != "None":
-                report.errors.add(
-                    f"{kind} ids that occur twice", f"id {value} occurs {count} times", ID_ADVICE
-                )
+                report.errors.add(f"{kind} ids that occur twice", f"id {value} occurs {count} times", ID_ADVICE)
 
 
 def _check_categories(data: dict, report: Report) -> None:
@@ -107,11 +99,7 @@ def _check_categories(data: dict, report: Report) -> None:
     for category in categories:
         if not isinstance(category.get("name"), str):
             report.errors.add("categories without a name", f"category {category.get('id')}", 'add its "name"')
-    named = [
-        (c["id"], c["name"])
-        for c in categories
-        if type(c.get("id")) is int and isinstance(c.get("name"), str)
-    ]
+    named = [(c["id"], c["name"]) for c in categories if type(c.get("id")) is int and isinstance(c.get("name"), str)]
     report.categories = sorted(named)
     for name, count in Counter(name for _, name in named).items():
         if count > 1:
@@ -186,9 +174,7 @@ def _check_annotations(data: dict, images: dict[int, dict], report: Report) -> N
 def _check_fields(annotation: dict, where: str, report: Report) -> None:
     missing = [key for key in ("bbox", "area", "iscrowd") if key not in annotation]
     if missing:  # pycocotools cannot evaluate without them, Detectron2 cannot load without a box
-        report.errors.add(
-            "annotations without bbox, area or iscrowd", f"{where} has no {', '.join(missing)}", FILL
-        )
+        report.errors.add("annotations without bbox, area or iscrowd", f"{where} has no {', '.join(missing)}", FILL)
     bbox = annotation.get("bbox", (0, 0, 1, 1))
     if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         report.errors.add("boxes that are not four numbers", where, "write [x, y, width, height] in px")
@@ -202,17 +188,11 @@ def _check_fields(annotation: dict, where: str, report: Report) -> None:
     if not _is_number(area):
         report.errors.add("areas that are no number", f"{where}: {area!r}", "give the mask's area in px")
     elif area <= 0:
-        report.warnings.add(
-            "areas of 0 or less", where, "objects without area are not learnt; remove or redraw them"
-        )
+        report.warnings.add("areas of 0 or less", where, "objects without area are not learnt; remove or redraw them")
     if annotation.get("iscrowd", 0) not in (0, 1):
-        report.errors.add(
-            "iscrowd that is neither 0 nor 1", where, "0: one object; 1: a region to be ignored"
-        )
+        report.errors.add("iscrowd that is neither 0 nor 1", where, "0: one object; 1: a region to be ignored")
     if annotation.get("ignore", 0):
-        report.errors.add(
-            '"ignore" flags', where, 'Detectron2 refuses them; use "iscrowd": 1 for ignored regions'
-        )
+        report.errors.add('"ignore" flags', where, 'Detectron2 refuses them; use "iscrowd": 1 for ignored regions')
     if annotation.get("id") == 0:
         report.warnings.add(
             "an annotation with id 0", where, "pycocotools counts whoever finds it as wrong; number from 1"
@@ -222,17 +202,13 @@ def _check_fields(annotation: dict, where: str, report: Report) -> None:
 def _check_segmentation(annotation: dict, image: dict, where: str, report: Report) -> None:
     segmentation = annotation.get("segmentation")
     if not segmentation:
-        report.errors.add(
-            "annotations without a mask", where, "DVIS learns from masks: add polygons or an RLE"
-        )
+        report.errors.add("annotations without a mask", where, "DVIS learns from masks: add polygons or an RLE")
     elif isinstance(segmentation, dict):
         _check_rle(segmentation, image, where, report)
     elif isinstance(segmentation, list):
         _check_polygons(segmentation, image, where, report)
         if annotation.get("iscrowd", 0) == 1:
-            report.warnings.add(
-                "crowds drawn as polygons", where, "that works; COCO itself uses RLE for crowds"
-            )
+            report.warnings.add("crowds drawn as polygons", where, "that works; COCO itself uses RLE for crowds")
     else:
         report.errors.add("masks of unknown kind", where, "a mask is a list of polygons or an RLE")
 
@@ -273,9 +249,7 @@ def _check_polygons(polygons: list, image: dict, where: str, report: Report) -> 
         except TypeError:
             finite = False
         if not finite:
-            report.errors.add(
-                "polygons with values that are no finite numbers", where, "write numbers, in px"
-            )
+            report.errors.add("polygons with values that are no finite numbers", where, "write numbers, in px")
             return
         extent = extent or (x1 > x0 and y1 > y0)
         slack = OUTSIDE_TOLERANCE

@@ -1,9 +1,9 @@
-"""From label map to proposals: candidate masks on the map's grid, without duplicates, ranked (paper, section 4).
+"""From label map to proposals: candidate masks on the map's grid, ranked (paper, section 4).
 
-Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between neighbouring
-cells cut the foreground into small connected pieces, *atoms*, which one pass of a connected-components routine finds;
-every reading of the map is then a union of atoms, and everything after the first pass works on atoms and their
-borders. So the time hardly depends on how many objects there are.
+Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between
+neighbouring cells cut the foreground into small connected pieces, *atoms*, which one pass of a
+connected-components routine finds; every reading of the map is then a union of atoms, and everything after
+the first pass works on atoms and their borders. So the time hardly depends on how many objects there are.
 
 Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
 """
@@ -36,7 +36,8 @@ class Grouping:
         values: float32 (K,), the mean label inside the mask.
         scores: float32 (K,) in [0, 1], descending.
         soft: float32 (K, h, w) in [0, 1], see `soft_membership`.
-        kinds: int64 (K,), index into `READINGS`: which reading the mask came from. None for masks from elsewhere.
+        kinds: int64 (K,), index into `READINGS`: which reading the mask came from. None for masks from
+            elsewhere.
     """
 
     masks: Tensor
@@ -67,16 +68,18 @@ def group_label_map(
 
     Args:
         label_map: float (N, h, w), with or without the ReLU. Cells that are not finite are background.
-        bandwidths: of the mean shift, in label units (the margin between instances is 1); each is read on its own.
+        bandwidths: of the mean shift, in label units (the margin between instances is 1); each is read on its
+            own.
         foreground_threshold: cells with a label up to this are background.
         readings: which masks to offer, of `READINGS`; of equal masks the reading named first is kept.
             "levels": all cells of a mean-shift level (objects in several parts stay whole).
             "parts": the connected parts of each level on their own (objects that share a value come apart).
             "merged": two neighbouring levels together where their modes differ by less than the bandwidth.
-            "linked": components of 4-neighbours whose labels differ by less than `link_threshold` (no mean shift:
-            follows a label that drifts inside an object).
+            "linked": components of 4-neighbours whose labels differ by less than `link_threshold` (no mean
+            shift: follows a label that drifts inside an object).
         min_area: smallest mask, and smallest part of a level, in cells.
-        crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels has them.
+        crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels
+            has them.
         link_threshold: in label units.
         nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
         max_proposals: K at most.
@@ -87,10 +90,11 @@ def group_label_map(
 
             max(0, contrast - spread) * interior * (1 + agreement) / 2
 
-        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is the
-        standard deviation of f inside (both in label units), interior is the share of neighbour pairs of the mask's
-        cells that stay inside (what half a cell of error at the border would leave of the IoU), and agreement is the
-        share of readings, one for each bandwidth, that hold the same mask up to `nms_threshold`.
+        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is
+        the standard deviation of f inside (both in label units), interior is the share of neighbour pairs of
+        the mask's cells that stay inside (what half a cell of error at the border would leave of the IoU),
+        and agreement is the share of readings, one for each bandwidth, that hold the same mask up to
+        `nms_threshold`.
 
     Raises:
         ValueError: a reading is unknown, none is named, or the label map is not (N, h, w).
@@ -144,10 +148,10 @@ def group_label_map(
 
 
 def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
-    """How far each cell's label agrees with an instance's value: clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
+    """How far labels agree with an instance's value: clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
 
-    Zero beyond the mask dilated by one cell (8 neighbours): the falling edge serves the upsampling, and other objects
-    of the same value do not leak in. Zero where the label is not finite.
+    Zero beyond the mask dilated by one cell (8 neighbours): the falling edge serves the upsampling, and other
+    objects of the same value do not leak in. Zero where the label is not finite.
 
     Args:
         label_map: float (h, w). masks: bool (K, h, w). values: float (K,).
@@ -158,7 +162,7 @@ def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
 
 
 def _to_grouping(candidates: Candidates, labels: np.ndarray, device: torch.device) -> Grouping:
-    """Dense tensors from the candidates' lists of cells. (numpy's zeros cost nothing where they stay untouched.)"""
+    """Dense tensors from lists of cells. (numpy's zeros cost nothing where they stay untouched.)"""
     shape = (len(candidates.values), *labels.shape)
     masks, soft = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
     masks.reshape(-1)[candidates.inside] = True

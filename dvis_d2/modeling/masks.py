@@ -1,10 +1,10 @@
 """Masks: boxes, IoU, suppression, and full resolution without ever interpolating labels.
 
-Between labels 0 and 5 lie 1, 2, 3 and 4, so a label map must not be interpolated before it is discretised. Each
-instance's soft membership may be: it is enlarged on its own, bilinearly, and cut at a threshold.
+Between labels 0 and 5 lie 1, 2, 3 and 4, so a label map must not be interpolated before it is discretised.
+Each instance's soft membership may be: it is enlarged on its own, bilinearly, and cut at a threshold.
 
-Shapes: K masks, (h, w) the label map's grid, (H, W) the image, (Ho, Wo) the output. Cell (i, j) of the grid covers
-the image's pixels [i * stride, (i + 1) * stride) x [j * stride, (j + 1) * stride).
+Shapes: K masks, (h, w) the label map's grid, (H, W) the image, (Ho, Wo) the output. Cell (i, j) of the grid
+covers the image's pixels [i * stride, (i + 1) * stride) x [j * stride, (j + 1) * stride).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _CHUNK = 1 << 22
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """Tight boxes of masks bool (K, h, w): int64 (K, 4) as x0, y0, x1, y1 in cells, the end exclusive.
 
-    An empty mask has the box 0, 0, 0, 0. (torchvision's function of this name ends inclusively and rejects empty
-    masks.)
+    An empty mask has the box 0, 0, 0, 0. (torchvision's function of this name ends inclusively and rejects
+    empty masks.)
     """
     sides = []
     for others in (1, 2):  # columns, then rows
@@ -51,8 +51,8 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 def mask_iou(masks_a: Tensor, masks_b: Tensor, ignore: Tensor | None = None) -> Tensor:
     """IoU float32 (A, B) of masks bool (A, h, w) and (B, h, w); 0 where both are empty.
 
-    Pixels in `ignore` bool (h, w) count for neither mask. Temporaries stay below 2 * _CHUNK float32 numbers plus
-    the (A, B) counts, which are exact up to 2**24 pixels.
+    Pixels in `ignore` bool (h, w) count for neither mask. Temporaries stay below 2 * _CHUNK float32 numbers
+    plus the (A, B) counts, which are exact up to 2**24 pixels.
 
     Raises:
         ValueError: the masks are not of one size.
@@ -75,7 +75,7 @@ def mask_iou(masks_a: Tensor, masks_b: Tensor, ignore: Tensor | None = None) -> 
 
 
 def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
-    """Greedy suppression of masks bool (K, h, w) whose IoU with a kept mask of a higher score exceeds `threshold`.
+    """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`.
 
     Args:
         scores: float (K,); of equal scores the first wins.
@@ -94,7 +94,7 @@ def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | 
 
 
 def surviving(count: int, pairs: list[list[int]]) -> list[int]:
-    """Greedy suppression: items 0..count-1 in order of rank, pairs (i, j), i < j, sorted, "i suppresses j"."""
+    """Greedy suppression: items 0..count-1 by rank; pairs (i, j), i < j, sorted: "i suppresses j"."""
     suppressed = bytearray(count)
     for i, j in pairs:
         if not suppressed[i]:
@@ -113,8 +113,8 @@ def upsample_soft_masks(
 ) -> Tensor:
     """Full-resolution masks, bool (K, Ho, Wo), from soft memberships; see `iter_soft_mask_crops`.
 
-    Holds the result, K * Ho * Wo bytes, and the temporaries of one crop. Where the result is too large (100 masks
-    of 4000 x 3000 pixels are 1.2 GB) take `encode_soft_masks` or the iterator.
+    Holds the result, K * Ho * Wo bytes, and the temporaries of one crop. Where the result is too large (100
+    masks of 4000 x 3000 pixels are 1.2 GB) take `encode_soft_masks` or the iterator.
     """
     result = torch.zeros((len(soft), *(output_size or image_size)), dtype=torch.bool, device=soft.device)
     crops = iter_soft_mask_crops(
@@ -136,7 +136,8 @@ def encode_soft_masks(
 ) -> list[dict]:
     """Full-resolution masks as K COCO run-length codes {"size": [Ho, Wo], "counts": bytes} (pycocotools).
 
-    Memory beside the codes: two masks of Ho x Wo bytes on the host and the temporaries of one crop, whatever K is.
+    Memory beside the codes: two masks of Ho x Wo bytes on the host and the temporaries of one crop, whatever
+    K is.
     """
     height, width = output_size or image_size
     canvas = np.zeros((height, width), dtype=np.uint8, order="F")
@@ -163,17 +164,19 @@ def iter_soft_mask_crops(
     """One crop of the full-resolution mask for each instance that has one, in order.
 
     Args:
-        soft: float (K, h, w) in [0, 1]; zero outside the instance. The grid may extend beyond the image (padding)
-            or end before it (the last cell's value goes on).
+        soft: float (K, h, w) in [0, 1]; zero outside the instance. The grid may extend beyond the image
+            (padding) or end before it (the last cell's value goes on).
         stride: image pixels a cell, the same in both directions.
         image_size: (H, W) of the image as the network saw it, without padding.
         output_size: (Ho, Wo) to which the image is scaled; None: `image_size`.
-        boxes: int (K, 4), x0, y0, x1, y1 in cells, end exclusive, outside which `soft` is zero; None: found here.
+        boxes: int (K, 4), x0, y0, x1, y1 in cells, end exclusive, outside which `soft` is zero; None: found
+            here.
         threshold: in (0, 1]; a pixel belongs to the mask where the interpolated membership is at least this.
 
     Yields:
-        k, the crop's box (x0, y0, x1, y1) in output pixels, end exclusive, and the mask bool (y1 - y0, x1 - x0).
-        Outside the box the mask is empty. An instance without any membership, or wholly in the padding, is left out.
+        k, the crop's box (x0, y0, x1, y1) in output pixels, end exclusive, and the mask bool (y1 - y0, x1 -
+        x0). Outside the box the mask is empty. An instance without any membership, or wholly in the padding,
+        is left out.
 
     Beside the crop, temporaries stay below about 100 MiB for any output size.
     """
@@ -185,12 +188,8 @@ def iter_soft_mask_crops(
     for k, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         if x1 <= x0 or y1 <= y0:
             continue
-        top, bottom = _output_range(
-            y0, y1, soft.shape[1], stride * output_size[0] / image_size[0], output_size[0]
-        )
-        left, right = _output_range(
-            x0, x1, soft.shape[2], stride * output_size[1] / image_size[1], output_size[1]
-        )
+        top, bottom = _output_range(y0, y1, soft.shape[1], stride * output_size[0] / image_size[0], output_size[0])
+        left, right = _output_range(x0, x1, soft.shape[2], stride * output_size[1] / image_size[1], output_size[1])
         if bottom <= top or right <= left:
             continue
         yield (
@@ -206,7 +205,7 @@ def iter_soft_mask_crops(
 
 
 def _output_range(start: int, end: int, cells: int, scale: float, size: int) -> tuple[int, int]:
-    """Output pixels [low, high) whose interpolation reaches cells [start, end); `scale` output pixels a cell."""
+    """Output pixels [low, high) whose interpolation reaches cells [start, end); `scale` pixels a cell."""
     low = math.floor((start - 0.5) * scale - 0.5)
     high = size if end == cells else math.ceil((end + 0.5) * scale + 0.5)
     return max(low, 0), min(high, size)
@@ -229,9 +228,7 @@ def _upsample_crop(
     return crop
 
 
-def _taps(
-    start: int, end: int, cells: int, scale: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def _taps(start: int, end: int, cells: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The two cells that each output pixel of [start, end) lies between, and the weight of the second."""
     pixel = torch.arange(start, end, dtype=torch.float64, device=device)
     position = ((pixel + 0.5) / scale - 0.5).clamp(0, cells - 1)

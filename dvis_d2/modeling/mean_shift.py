@@ -1,12 +1,12 @@
-"""Exact mean shift of scalars (paper, section 4, "Discretization to instance segmentation"), without iterations.
+"""Exact mean shift of scalars without iterations (paper, section 4, "Discretization").
 
-With a Gaussian kernel, mean shift climbs the kernel density estimate, and in one dimension a climb never jumps
-over a valley. So the basins of attraction are exactly the intervals between the density's local minima, and one
-pass that finds those minima replaces the iteration of every value:
+With a Gaussian kernel, mean shift climbs the kernel density estimate, and in one dimension a climb never
+jumps over a valley. So the basins of attraction are exactly the intervals between the density's local minima,
+and one pass that finds those minima replaces the iteration of every value:
 
     bin the values -> smooth the histogram -> find peaks and valleys -> look up which interval a value lies in
 
-Shapes: P values, S segments (one pair of image and bandwidth each), M modes, B bins, C occupied cells of bins.
+Shapes: P values, S sets of values (one for each image and bandwidth), M modes, C occupied cells of bins.
 Needs torch alone.
 """
 
@@ -20,40 +20,40 @@ from torch import Tensor
 
 __all__ = ["mean_shift_1d", "mean_shift_1d_batched"]
 
-# A bin is sigma / 16: two extrema that are closer than a bin are missed, and those belong to modes about to merge.
+# A bin is sigma / 16. Extrema closer than a bin are missed; they belong to modes that are about to merge.
 _BINS_PER_SIGMA = 16
-# Bins are allocated in cells, and only around values, so a wide range costs no memory. The kernel is cut at 7.5
-# sigma (6e-13 of its height), less than a cell, so values with an empty cell between them do not see each other.
+# Bins are allocated in cells, and only around values, so a wide range costs no memory. The kernel is cut at
+# 7.5 sigma (6e-13 of its height), less than a cell, so an empty cell separates the values on its two sides.
 _CELL = 8 * _BINS_PER_SIGMA
 _KERNEL_RADIUS = _CELL - 8
-# Weights are summed as integers of this many binary places: such sums do not depend on the order of the additions,
-# so a GPU's atomic additions give the same modes at every run.
+_CHUNK = 4096  # cells that are smoothed at once: 12 MiB
+# Weights are summed as integers of this many binary places: such sums do not depend on the order of the
+# additions, so a GPU's atomic additions give the same modes at every run.
 _FIXED_POINT = 2.0**32
-# A valley shallower than this share of the lower peak beside it is rounding (a perfectly flat density has hundreds).
+# A valley shallower than this share of the lower peak beside it is rounding: a flat density has hundreds.
 _MIN_DEPTH = 1e-5
 
 
-def mean_shift_1d(
-    values: Tensor, bandwidth: float, *, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean shift of one set of scalars with a Gaussian kernel of sigma = bandwidth / 3.
 
     Args:
         values: float (P,), any range. NaN and infinities are ignored.
         bandwidth: in the unit of `values`, > 0; the paper uses 0.9 and 0.4.
-        weights: float (P,), how much a value counts in the density; None counts every value once. Values whose
-            weight is not positive and finite are ignored.
+        weights: float (P,), how much a value counts in the density; None counts every value once. Values
+            whose weight is not positive and finite are ignored.
 
     Returns:
-        modes: (M,) ascending, where the density's local maxima are, to about 1e-4 sigma; float32 for values of
-            half precision, else the dtype of `values`. M = 0 when there is no value to use.
+        modes: (M,) ascending, where the density's local maxima are, to about 1e-4 sigma; float32 for values
+            of half precision, else the dtype of `values`. M = 0 when there is no value to use.
         assignment: int64 (P,), in [0, M), the index of the mode a value climbs to; -1 for an ignored value.
 
-    All arithmetic is float64 on the device of `values`; no gradient flows. Deterministic. A level stretch of the
-    density (evenly spaced values) counts as one mode somewhere on it.
+    All arithmetic is float64 on the device of `values`; no gradient flows. Deterministic. A level stretch of
+    the density (evenly spaced values) counts as one mode somewhere on it.
 
     Raises:
-        ValueError: `values` is not one-dimensional, `weights` has another shape, or the bandwidth is not positive.
+        ValueError: `values` is not one-dimensional, `weights` has another shape, or the bandwidth is not
+            positive.
     """
     segment_ids = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
     modes, _, assignment = mean_shift_1d_batched(values, segment_ids, [bandwidth], weights=weights)
@@ -76,8 +76,8 @@ def mean_shift_1d_batched(
         modes (M,), ordered by set and ascending within a set; mode_segments int64 (M,), the set of each mode;
         assignment int64 (P,), an index into `modes`, or -1. A set's result does not depend on the other sets.
 
-    The number of host synchronisations does not depend on S. Memory is O(P): about 1 KiB for each stretch of 8 sigma
-    that holds a value.
+    The number of host synchronisations does not depend on S. Memory is O(P) whatever the range: at most
+    about 8 KiB for each value, where all lie far apart.
     """
     _check_arguments(values, segment_ids, bandwidths, weights)
     device = values.device
@@ -91,7 +91,7 @@ def mean_shift_1d_batched(
         empty = torch.zeros(0, dtype=torch.int64, device=device)
         return empty.to(mode_dtype), empty, assignment
 
-    # index_select throughout: several times faster than indexing on the CPU, and most of the time is look-ups.
+    # Most of the time goes into look-ups, and on the CPU index_select is several times faster than indexing.
     segments = segment_ids.index_select(0, index)
     bin_widths = torch.tensor(bandwidths, dtype=torch.float64, device=device) / (3 * _BINS_PER_SIGMA)
     position = values.index_select(0, index).double() / bin_widths.index_select(0, segments)
@@ -110,22 +110,18 @@ def mean_shift_1d_batched(
     peaks = peaks[inhabited]
     assignment.scatter_(0, index, (torch.cumsum(inhabited, 0) - 1).index_select(0, basin))
 
-    # A mode may lie on the very edge of its cell, so the nearest cell is asked for, not the one that contains it.
+    # The nearest cell, not the one that contains the mode: a mode may lie on the very edge of its cell.
     nearest = torch.bucketize(peaks / _CELL, (slot[1:] + slot[:-1] + 1) / 2)
     mode_segments = cell_segments[nearest]
     modes = (peaks + (cell_values[nearest] - slot[nearest]) * _CELL) * bin_widths[mode_segments]
     return modes.to(mode_dtype), mode_segments, assignment
 
 
-def _check_arguments(
-    values: Tensor, segment_ids: Tensor, bandwidths: Sequence[float], weights: Tensor | None
-) -> None:
+def _check_arguments(values: Tensor, segment_ids: Tensor, bandwidths: Sequence[float], weights: Tensor | None) -> None:
     if values.ndim != 1 or not values.is_floating_point():
         raise ValueError(f"values must be a float tensor (P,), got {values.dtype} {tuple(values.shape)}")
     if segment_ids.shape != values.shape:
-        raise ValueError(
-            f"segment_ids must be {tuple(values.shape)} like values, got {tuple(segment_ids.shape)}"
-        )
+        raise ValueError(f"segment_ids must be {tuple(values.shape)} like values, got {tuple(segment_ids.shape)}")
     if weights is not None and weights.shape != values.shape:
         raise ValueError(f"weights must be {tuple(values.shape)} like values, got {tuple(weights.shape)}")
     for bandwidth in bandwidths:
@@ -133,13 +129,12 @@ def _check_arguments(
             raise ValueError(f"bandwidth must be a positive number, got {bandwidth}")
 
 
-def _allocate_cells(
-    cell: Tensor, segments: Tensor, num_segments: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gives every occupied cell a slot on one axis: neighbours stay neighbours, wider gaps shrink to one free slot.
+def _allocate_cells(cell: Tensor, segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gives every occupied cell a slot on one axis; neighbours stay neighbours, wider gaps shrink to one
+    slot.
 
-    Returns each value's slot int64 (P,), and for each occupied cell its slot int64 (C,), ascending from 1, its set, and
-    its number on the set's own axis.
+    Returns each value's slot int64 (P,), and for each occupied cell its slot int64 (C,), ascending from 1,
+    its set, and its number on the set's own axis.
     """
     low, high = torch.stack(torch.aminmax(cell)).tolist()
     width = high - low + 1
@@ -168,7 +163,7 @@ def _allocate_cells(
 
 
 def _relative_weights(weights: Tensor, segments: Tensor) -> Tensor:
-    """Weights over the largest of their set; the smallest ones count as 2**-32, so no value is without density."""
+    """Weights over the largest of their set, at least 2**-32, so that no value is without density."""
     largest = torch.zeros(int(segments.max()) + 1, dtype=torch.float64, device=weights.device)
     weights = weights.double()
     largest.scatter_reduce_(0, segments, weights, "amax")
@@ -178,8 +173,8 @@ def _relative_weights(weights: Tensor, segments: Tensor) -> Tensor:
 def _density(position: Tensor, mass: Tensor, num_slots: int) -> Tensor:
     """Gaussian kernel density estimate at the bins' centres, float64 (num_slots * _CELL,), unnormalised.
 
-    Each value is shared among its three nearest bins with Lagrange's weights, which keep its mass, mean and spread,
-    so the binned density errs in the third order of a bin only.
+    Each value is shared among its three nearest bins with Lagrange's weights, which keep its mass, mean and
+    spread, so the binned density errs in the third order of a bin only.
     """
     nearest = torch.round(position)
     offset = position - nearest
@@ -193,18 +188,20 @@ def _density(position: Tensor, mass: Tensor, num_slots: int) -> Tensor:
     for shift, share in ((-1, left), (0, centre), (1, right)):
         histogram.scatter_add_(0, nearest + (_CELL + shift), share)
 
-    # The convolution as one matrix product: a cell's density from the bins of the cell and of its two neighbours.
+    # The convolution as one matrix product: a cell's density from the bins of the cell and of its two
+    # neighbours.
     distance = torch.arange(1 - 2 * _CELL, 2 * _CELL, dtype=torch.float64, device=position.device)
     kernel = torch.exp(-0.5 * (distance / _BINS_PER_SIGMA) ** 2)
     kernel[distance.abs() > _KERNEL_RADIUS] = 0
     kernel = kernel.unfold(0, _CELL, 1).flip(0)  # (3 * _CELL, _CELL), the source's bin by the target's
-    neighbourhoods = (histogram.double() / _FIXED_POINT).unfold(0, 3 * _CELL, _CELL)
+    neighbourhoods = histogram.unfold(0, 3 * _CELL, _CELL)  # a view; only a chunk at a time becomes a copy
+    density = [chunk.double() @ kernel for chunk in neighbourhoods.split(_CHUNK)]
     # The weights' negative lobes may show where the kernel is cut; there the density is nil.
-    return (neighbourhoods @ kernel).flatten().clamp_min(0)
+    return torch.cat(density).flatten().clamp_min_(0).div_(_FIXED_POINT)
 
 
 def _extrema(density: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Positions of the peaks (M,) and of the valleys between them (M-1,), in bins, and the density at both."""
+    """Positions of the peaks (M,) and of the valleys between them (M-1,), in bins; the density at both."""
     slope = density.diff()
     steps = slope.nonzero()[:, 0]
     rising = slope[steps] > 0
@@ -230,7 +227,7 @@ def _extrema(density: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _drop_shallow(peaks: Tensor, valleys: Tensor, heights: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
-    """Merges each peak that hardly rises above the higher valley beside it into the higher peak beyond that valley."""
+    """Merges each peak that hardly rises above a valley beside it into the higher peak beyond that valley."""
     border = floors.new_full((1,), -torch.inf)
     while True:
         left, right = torch.cat([border, floors]), torch.cat([floors, border])
@@ -253,7 +250,8 @@ def _interval_of(position: Tensor, cuts: Tensor, num_bins: int) -> Tensor:
     cut_bins = cuts.long()
     cut = torch.full((num_bins + 1,), torch.inf, dtype=torch.float64, device=position.device)
     cut[cut_bins] = cuts
-    below = torch.zeros(num_bins + 1, dtype=torch.int64, device=position.device)
+    below = torch.zeros(num_bins + 1, dtype=torch.int32, device=position.device)
     below[cut_bins + 1] = 1
     bins = position.long()
-    return torch.cumsum(below, 0).index_select(0, bins) + (position > cut.index_select(0, bins))
+    before = torch.cumsum(below, 0, dtype=torch.int32).index_select(0, bins)
+    return before.long() + (position > cut.index_select(0, bins))

@@ -84,7 +84,7 @@ def _loss_and_gradient(
 
     index = foreground.flatten().nonzero().squeeze(1).to(work)
     raw = take(label_map.flatten().to(work), index)
-    order = ascending_bits(raw).argsort()
+    order = ascending_bits(raw).argsort(stable=True)
     value = raw.double()
     image = torch.div(index, height * width, rounding_mode="floor")
     ids = take(instance_ids.flatten().to(work), index)

@@ -1,8 +1,8 @@
-"""The readings of one label map: candidate masks as unions of atoms, scored, without duplicates (NumPy, on the host).
+"""The readings of one label map: candidate masks as unions of atoms, scored (NumPy, on the host).
 
-An atom is a connected piece of the foreground whose cells share a level at every bandwidth and differ from their
-neighbours inside it by less than the link threshold. A reading puts every atom into at most one candidate, so it is
-one integer for each atom, -1 for "in none".
+An atom is a connected piece of the foreground whose cells share a level at every bandwidth and differ from
+their neighbours inside it by less than the link threshold. A reading puts every atom into at most one
+candidate, so it is one integer for each atom, -1 for "in none".
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class _Atoms:
 
     Attributes:
         cells, owner: (F,), the foreground's cells and the atom of each.
-        area, total, squares: float64 (A,), the number of an atom's cells, the sums of their labels and squares.
+        area, total, squares: float64 (A,), the number of an atom's cells, the sums of their labels and
+            squares.
         levels: (B, A), the mean-shift level of each atom at each bandwidth.
         p, q: (E,), 8-neighbours in different atoms, each pair once. a, b: (E,), their atoms.
         straight: the first so many of the pairs are 4-neighbours.
@@ -138,12 +139,10 @@ def read_candidates(
     )
 
 
-def _find_atoms(
-    labels: np.ndarray, foreground: np.ndarray, levels: np.ndarray, link_threshold: float
-) -> _Atoms:
+def _find_atoms(labels: np.ndarray, foreground: np.ndarray, levels: np.ndarray, link_threshold: float) -> _Atoms:
     height, width = labels.shape
-    # On a grid of twice the resolution the cells between two cells are set where the two are linked, so that an
-    # ordinary binary routine finds components of linked cells.
+    # On a grid of twice the resolution the cells between two cells are set where the two are linked, so that
+    # an ordinary binary routine finds components of linked cells.
     grid = np.zeros((2 * height, 2 * width), dtype=np.uint8)
     grid[::2, ::2] = foreground
     for between, low, high in (
@@ -200,9 +199,7 @@ def _join_atoms(atoms: _Atoms, labels: np.ndarray, link_threshold: float) -> lis
     both = (a >= 0) & (b >= 0)
     a, b, p, q = a[both], b[both], atoms.p[: atoms.straight][both], atoms.q[: atoms.straight][both]
     flat = labels.reshape(-1)
-    joined = np.stack(
-        [level[a] == level[b] for level in atoms.levels] + [np.abs(flat[p] - flat[q]) < link_threshold]
-    )
+    joined = np.stack([level[a] == level[b] for level in atoms.levels] + [np.abs(flat[p] - flat[q]) < link_threshold])
     # One graph in which each has its own copy of the atoms: building graphs is what takes the time.
     copy, edge = np.nonzero(joined)
     count = len(atoms.area)
@@ -222,7 +219,7 @@ def _read_levels(
     min_area: int,
     crumb_ratio: float,
 ) -> list[np.ndarray]:
-    """One of the readings "levels", "parts", "merged" at one bandwidth, from the level and the part of each atom."""
+    """The reading "levels", "parts" or "merged" at one bandwidth, from each atom's level and part."""
     ids, level = np.unique(level, return_inverse=True)
     area = np.bincount(parts, atoms.area)
     level_of_part = np.zeros(len(area), dtype=np.int64)
@@ -245,7 +242,7 @@ def _read_levels(
 
 
 def _number_candidates(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (R, A) that name a group within a reading become numbers over all; and the reading (K,) of each."""
+    """Numbers (R, A) that name a group within a map become numbers over all; and the map (K,) of each."""
     stride = maps.max(initial=-1) + 1
     keys = maps + stride * np.arange(len(maps))[:, None]
     ids, number = np.unique(keys[maps >= 0], return_inverse=True)
@@ -262,11 +259,9 @@ def _sums(members: np.ndarray, quantity: np.ndarray, count: int) -> np.ndarray:
 def _contrast(
     members: np.ndarray, atoms: _Atoms, labels: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean capped distance of the outer neighbours' labels from the value, and the number of pairs at the border."""
+    """Mean capped distance of the outer neighbours' labels from the value; number of pairs at the border."""
     flat = labels.reshape(-1)
-    with_background = np.concatenate(
-        [members, np.full((len(members), 1), -1)], 1
-    )  # atom -1 is the last column
+    with_background = np.concatenate([members, np.full((len(members), 1), -1)], 1)  # atom -1 is the last column
     total, pairs = np.zeros(len(values)), np.zeros(len(values))
     near = np.s_[: atoms.straight]
     ours, theirs = with_background[:, atoms.a[near]], with_background[:, atoms.b[near]]

@@ -62,9 +62,7 @@ def test_object_window_covers_the_whole_object():
 )
 def test_pictures_are_consistent(seed, height, width, texture, bars):
     rng = np.random.default_rng(seed)
-    image, masks, classes, attributes = draw_image(
-        rng, height=height, width=width, texture=texture, bars=bars
-    )
+    image, masks, classes, attributes = draw_image(rng, height=height, width=width, texture=texture, bars=bars)
     assert image.shape == (height, width, 3)
     assert image.dtype == np.uint8
     assert 1 <= len(masks) <= 8
@@ -94,9 +92,7 @@ def test_mask_edges_follow_image_edges():
         mean_in, mean_out = pixels[masks[0]].mean(0), pixels[~masks[0]].mean(0)
         nearer_in = np.linalg.norm(pixels - mean_in, axis=2) < np.linalg.norm(pixels - mean_out, axis=2)
         union = (nearer_in | masks[0]).sum()
-        assert (
-            nearer_in & masks[0]
-        ).sum() / union > 0.6  # patterned fills cost some; a shift would cost most
+        assert (nearer_in & masks[0]).sum() / union > 0.6  # patterned fills cost some; a shift would cost most
 
 
 def test_object_size_is_in_pixels_whatever_the_canvas():

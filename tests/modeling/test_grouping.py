@@ -132,7 +132,8 @@ def test_values_and_soft_membership():
 
 
 def test_score_by_hand():
-    # 2 x 3 cells of value 3 on zeros: no spread, contrast 1, 10 of 24 neighbour pairs leave, all readings agree.
+    # 2 x 3 cells of value 3 on zeros: no spread, contrast 1, 10 of 24 neighbour pairs leave, all readings
+    # agree.
     found = group(draw((3, 4, 6, 4, 7)))
     assert found.scores.tolist() == pytest.approx([1 - 10 / 24])
     # At half a label's distance from a neighbour on one side (2 of 10 pairs) the contrast is 0.9.
@@ -247,9 +248,7 @@ def test_any_map_gives_consistent_proposals(seed, height, width, noise):
 
 
 def test_soft_membership_of_no_masks():
-    assert soft_membership(
-        torch.zeros(4, 5), torch.zeros(0, 4, 5, dtype=torch.bool), torch.zeros(0)
-    ).shape == (0, 4, 5)
+    assert soft_membership(torch.zeros(4, 5), torch.zeros(0, 4, 5, dtype=torch.bool), torch.zeros(0)).shape == (0, 4, 5)
 
 
 @pytest.mark.parametrize("readings", [[], ["level"], ["levels", "all"]])

@@ -240,9 +240,7 @@ GOOD = (torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
         (GOOD[0], torch.zeros(1, 4, 4, dtype=torch.int32), "instance_ids must be int64"),
     ],
 )
-@pytest.mark.parametrize(
-    "term", [binary_loss, permutation_invariant_loss, mumford_shah_loss, quantization_loss]
-)
+@pytest.mark.parametrize("term", [binary_loss, permutation_invariant_loss, mumford_shah_loss, quantization_loss])
 def test_wrong_maps_are_named(term, label_map, instance_ids, message):
     with pytest.raises(ValueError, match=f"{term.__name__}.*{message}"):
         term(label_map, instance_ids)

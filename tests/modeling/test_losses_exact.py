@@ -63,9 +63,7 @@ def brute_force(
         distance = (f[:, None] - f).abs()
         is_same = ids[:, None] == ids
         counts = pair_counts(height, width, window) * w[:, None] * w
-        same_counts = (
-            counts if same_window is None else pair_counts(height, width, same_window) * w[:, None] * w
-        )
+        same_counts = counts if same_window is None else pair_counts(height, width, same_window) * w[:, None] * w
         same = upper & is_same & (same_counts > 0)
         different = upper & ~is_same & (counts > 0)
         same_sum = (huber(distance, theta) * same_counts)[same].sum()
@@ -146,9 +144,7 @@ def test_nearly_solved_and_spread_out_maps_equal_brute_force(spread):
 
 def test_windows_add_up_with_their_factors():
     label_map, instance_ids = random_case(7)
-    loss = permutation_invariant_loss(
-        label_map, instance_ids, window=((0, 0.5), (4, 0.25)), different_weight=2.0
-    )
+    loss = permutation_invariant_loss(label_map, instance_ids, window=((0, 0.5), (4, 0.25)), different_weight=2.0)
     expected = 0.5 * brute_force(label_map, instance_ids, different_weight=2.0) + 0.25 * brute_force(
         label_map, instance_ids, window=4, different_weight=2.0
     )
@@ -157,9 +153,7 @@ def test_windows_add_up_with_their_factors():
 
 def test_same_global_windows_only_the_different_term():
     label_map, instance_ids = random_case(8)
-    loss = permutation_invariant_loss(
-        label_map, instance_ids, window=4, different_weight=2.0, same_global=True
-    )
+    loss = permutation_invariant_loss(label_map, instance_ids, window=4, different_weight=2.0, same_global=True)
     expected = brute_force(label_map, instance_ids, window=4, different_weight=2.0, same_window=0)
     assert_agrees(label_map, instance_ids, loss, expected)
 
@@ -234,8 +228,7 @@ def test_batch_is_the_mean_of_its_images_if_all_have_every_kind_of_pair(seed, re
     options = {"reduction": reduction, "window": window}
     loss = permutation_invariant_loss(label_map, instance_ids, **options)
     images = [
-        permutation_invariant_loss(f[None], k[None], **options)
-        for f, k in zip(label_map, instance_ids, strict=True)
+        permutation_invariant_loss(f[None], k[None], **options) for f, k in zip(label_map, instance_ids, strict=True)
     ]
     torch.testing.assert_close(loss, sum(images) / len(images))
 

@@ -92,9 +92,7 @@ def test_dense_stratified_pairs_of_a_small_map_are_all_pairs(reduction):
     weights = torch.rand(2, 6, 7, dtype=torch.float64)
     options = {"reduction": reduction, "different_weight": 2.0, "weights": weights}
     exact = permutation_invariant_loss(f, ids, background_as_instance=True, **options)
-    sampled = permutation_invariant_loss(
-        f, ids, pairs="stratified", window=17, background_as_instance=True, **options
-    )
+    sampled = permutation_invariant_loss(f, ids, pairs="stratified", window=17, background_as_instance=True, **options)
     torch.testing.assert_close(sampled, exact)
     gradients = (torch.autograd.grad(x, f)[0] for x in (sampled, exact))
     torch.testing.assert_close(*gradients)
@@ -106,9 +104,7 @@ def test_random_pairs_estimate_the_exact_loss_and_gradient(reduction):
     options = {"reduction": reduction, "different_weight": 2.0}
     exact = permutation_invariant_loss(f, ids, **options)
     generator = torch.Generator().manual_seed(0)
-    sampled = permutation_invariant_loss(
-        f, ids, pairs="random", num_pairs=400_000, generator=generator, **options
-    )
+    sampled = permutation_invariant_loss(f, ids, pairs="random", num_pairs=400_000, generator=generator, **options)
     torch.testing.assert_close(sampled, exact, rtol=0.01, atol=0)
     gradients = [torch.autograd.grad(x, f)[0] for x in (sampled, exact)]
     error = (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()

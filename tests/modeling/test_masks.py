@@ -25,9 +25,7 @@ def rectangle(size, y0, y1, x0, x1):
 
 
 def test_boxes_by_hand():
-    masks = torch.stack(
-        [rectangle((5, 8), 1, 3, 2, 7), rectangle((5, 8), 0, 0, 0, 0), rectangle((5, 8), 0, 5, 0, 8)]
-    )
+    masks = torch.stack([rectangle((5, 8), 1, 3, 2, 7), rectangle((5, 8), 0, 0, 0, 0), rectangle((5, 8), 0, 5, 0, 8)])
     masks[0, 4, 3] = True
     assert masks_to_boxes(masks).tolist() == [[2, 1, 7, 5], [0, 0, 0, 0], [0, 0, 8, 5]]
 
@@ -140,7 +138,8 @@ def test_crops_match_interpolating_the_whole_map(seed, cells, stride, cut, scale
 
 
 def test_neighbouring_values_give_no_false_ring():
-    # Label 5 beside background: interpolated labels would pass 2 and 3 and give rings to the objects of these values.
+    # Label 5 beside background: interpolated labels would pass 2 and 3 and give rings to the objects of these
+    # values.
     label_map = torch.zeros(8, 8)
     label_map[2:6, 2:6] = 5
     soft = (1 - (label_map - torch.tensor([5.0, 2.0])[:, None, None]).abs()).clamp(0, 1)

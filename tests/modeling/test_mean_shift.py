@@ -58,7 +58,7 @@ def test_random_weights_climb_to_the_same_modes():
 
 @st.composite
 def mixtures(draw):
-    """Values around centres whose distances keep clear of the merging point of two equal modes (2/3 bandwidth)."""
+    """Values around centres, whose distances keep clear of where two equal modes merge (2/3 bandwidth)."""
     gaps = draw(st.lists(st.sampled_from([0.3, 0.45, 0.9, 1.3, 5.0]), min_size=0, max_size=5))
     sizes = draw(st.lists(st.integers(5, 60), min_size=len(gaps) + 1, max_size=len(gaps) + 1))
     spread = draw(st.sampled_from([0.0, 0.02, 0.1]))
@@ -131,9 +131,7 @@ def test_nothing_to_use(values):
     assert assignment.tolist() == [-1] * len(values)
 
 
-@pytest.mark.parametrize(
-    "value", [0.0, 2.5, -17.0, 1e6, 0.3 * 8, 0.3 * 8 * 5]
-)  # the last two: on a cell's border
+@pytest.mark.parametrize("value", [0.0, 2.5, -17.0, 1e6, 0.3 * 8, 0.3 * 8 * 5])  # the last two: on a cell's border
 @pytest.mark.parametrize("count", [1, 50])
 def test_constant_values_are_one_mode(value, count):
     modes, assignment = mean_shift_1d(torch.full((count,), value, dtype=torch.float64), 0.9)
@@ -198,9 +196,7 @@ def test_batched_equals_one_at_a_time_in_any_order():
     values = torch.cat(sets)
     segment_ids = torch.repeat_interleave(torch.arange(4), torch.tensor([len(s) for s in sets]))
     shuffle = torch.randperm(len(values), generator=generator)
-    modes, mode_segments, assignment = mean_shift_1d_batched(
-        values[shuffle], segment_ids[shuffle], bandwidths
-    )
+    modes, mode_segments, assignment = mean_shift_1d_batched(values[shuffle], segment_ids[shuffle], bandwidths)
     unshuffled = torch.empty_like(assignment)
     unshuffled[shuffle] = assignment
     for segment, (own, bandwidth) in enumerate(zip(sets, bandwidths, strict=True)):

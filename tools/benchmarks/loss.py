@@ -133,7 +133,7 @@ def _methods(label_map: Tensor, instance_ids: Tensor, shape: tuple[int, int, int
         "exact": backward(permutation_invariant_loss),
         "exact pairs": backward(permutation_invariant_loss, reduction="pairs"),
         "window 16": backward(permutation_invariant_loss, window=16),
-        "sort alone": lambda: ascending_bits(foreground_values).argsort(),
+        "sort alone": lambda: ascending_bits(foreground_values).argsort(stable=True),
         "stratified": backward(permutation_invariant_loss, pairs="stratified"),
         "random": backward(permutation_invariant_loss, pairs="random"),
     }
@@ -210,7 +210,8 @@ def _peak_bytes(method: Callable, device: torch.device) -> int:
 def _print_row(row: dict) -> None:
     exact = row["ms"]["exact"]
     for name, value in row["ms"].items():
+        memory = row["bytes_per_foreground_pixel"][name]
         print(
-            f"{row['map']:>12} {row['instances']:>5} {row['foreground_pixels']:>7}  {name:<12} {value:>10.2f} "
-            f"{value / exact:>8.2f} {row['bytes_per_foreground_pixel'][name]:>11,}"
+            f"{row['map']:>12} {row['instances']:>5} {row['foreground_pixels']:>7}  "
+            f"{name:<12} {value:>10.2f} {value / exact:>8.2f} {memory:>11,}"
         )

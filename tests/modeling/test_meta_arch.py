@@ -1,0 +1,140 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+LOSSES = {"loss_binary", "loss_pi", "loss_ms", "loss_quant", "loss_cls", "loss_iou", "loss_mask"}
+
+
+@pytest.fixture
+def model(tiny_cfg):
+    torch.manual_seed(0)
+    return build_model(tiny_cfg)
+
+
+def make_input(instance_ids, image=None):
+    """What the mapper gives: instance k of ``instance_ids`` has class k - 1."""
+    num = max(int(instance_ids.max()), 0)
+    masks = torch.stack([instance_ids == k for k in range(1, num + 1)]) if num else torch.zeros(0, *instance_ids.shape)
+    bitmasks = BitMasks(masks.bool())
+    instances = Instances(
+        tuple(instance_ids.shape),
+        gt_boxes=bitmasks.get_bounding_boxes() if num else Boxes(torch.zeros(0, 4)),
+        gt_classes=torch.arange(num),
+        gt_masks=bitmasks,
+    )
+    if image is None:
+        image = torch.randint(0, 256, (3, *instance_ids.shape), dtype=torch.uint8)
+    return {"image": image, "instances": instances, "instance_ids": instance_ids, "file_name": "x.png"}
+
+
+def two_objects(height=64, width=64):
+    ids = torch.zeros(height, width, dtype=torch.int64)
+    ids[8:28, 8:28] = 1
+    ids[36:60, 30:62] = 2
+    return ids
+
+
+def train_step(model, inputs):
+    model.train()
+    with EventStorage(0):
+        losses = model(inputs)
+    sum(losses.values()).backward()
+    return losses
+
+
+HARD_CASES = {
+    "two objects": [two_objects()],
+    "sizes that differ and do not divide": [two_objects(), two_objects(61, 75)],
+    # two of them: batch normalisation has no statistics of a single value
+    "one pixel": [torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)],
+    "no object": [torch.zeros(64, 64, dtype=torch.int64)],
+    "all ignored": [torch.full((64, 64), -1)],
+    "half empty batch": [torch.zeros(64, 64, dtype=torch.int64), two_objects(), torch.full((64, 64), -1)],
+    "one object over everything": [torch.ones(64, 64, dtype=torch.int64)],
+}
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+def test_every_case_has_all_losses_finite_and_all_gradients(model, case):
+    losses = train_step(model, [make_input(ids) for ids in HARD_CASES[case]])
+    assert set(losses) == LOSSES
+    assert all(value.isfinite() for value in losses.values()), losses
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_ignored_pixels_cost_nothing(model):
+    losses = train_step(model, [make_input(torch.full((64, 64), -1))])
+    assert losses["loss_binary"] == 0 and losses["loss_pi"] == 0
+    # proposals on ignored ground are neither objects nor background
+    assert losses["loss_cls"] == 0 and losses["loss_mask"] == 0
+
+
+def test_padding_of_the_batch_is_ignored(model):
+    images = model.preprocess_image([make_input(two_objects(40, 64)), make_input(two_objects(64, 40))])
+    ids = model.preprocess_instance_ids([make_input(two_objects(40, 64)), make_input(two_objects(64, 40))], images)
+    stride = model.proposal_generator.stride
+    assert (ids[0, 40 // stride :] == -1).all() and (ids[0, : 40 // stride] >= 0).all()
+    assert (ids[1, :, 40 // stride :] == -1).all()
+
+
+def infer(model, image, **kwargs):
+    model.eval()
+    return model.inference([{"image": image, **kwargs}], intermediate=True)[0]
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (64, 64), (37, 81)])
+def test_inference_at_any_size_gives_masks_at_the_output_size(model, height, width):
+    model.proposal_generator.grouping["foreground_threshold"] = -1.0  # an untrained map is all foreground
+    model.roi_heads.score_threshold = 0.0
+    output = infer(model, torch.randint(0, 256, (3, height, width), dtype=torch.uint8), height=50, width=70)
+    instances = output["instances"]
+    assert instances.image_size == (50, 70)
+    assert instances.pred_masks.shape == (len(instances), 50, 70) and instances.pred_masks.dtype == torch.bool
+    assert (instances.scores[:-1] >= instances.scores[1:]).all()
+    if (height, width) != (1, 1):  # which is less than MIN_AREA
+        assert len(output["proposals"]) >= 1
+    stride = model.proposal_generator.stride
+    assert output["label_map"].shape == (-(-height // stride), -(-width // stride))
+
+
+def test_an_image_of_nothing_gives_nothing(model):
+    torch.nn.init.constant_(model.proposal_generator.label_head.predictor.bias, -9.0)
+    output = infer(model, torch.zeros(3, 64, 64, dtype=torch.uint8))
+    assert len(output["instances"]) == len(output["proposals"]) == 0
+    assert output["instances"].pred_masks.shape == (0, 64, 64)
+
+
+def test_nan_pixels_give_no_instances_and_no_crash(model):
+    image = torch.full((3, 64, 64), float("nan"))
+    assert len(infer(model, image)["instances"]) == 0
+
+
+def test_forward_in_eval_mode_is_inference_and_deterministic(model):
+    model.eval()
+    inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)}]
+    first, second = model(inputs)[0], model(inputs)[0]
+    assert set(first) == {"instances"}
+    assert torch.equal(first["instances"].scores, second["instances"].scores)
+
+
+def test_a_batch_equals_its_images(model):
+    """Padding to the batch's size changes the features near the border only; without padding nothing changes."""
+    model.eval()
+    model.proposal_generator.grouping["foreground_threshold"] = -1.0
+    inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)} for _ in range(2)]
+    together = model(inputs)
+    for alone, both in zip([model([x])[0] for x in inputs], together, strict=True):
+        torch.testing.assert_close(alone["instances"].scores, both["instances"].scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_trains_and_infers_on_cuda(tiny_cfg):
+    tiny_cfg.MODEL.DEVICE = "cuda"
+    model = build_model(tiny_cfg)
+    with torch.autocast("cuda", torch.float16):
+        losses = train_step(model, [make_input(two_objects())])
+    assert all(value.isfinite() for value in losses.values())
+    assert infer(model, torch.zeros(3, 64, 64, dtype=torch.uint8))["instances"].pred_masks.is_cuda

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from dvis_d2.engine import Trainer, argument_parser, setup_cfg
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if not p.name.startswith("Base"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_every_config_trains_a_step_and_evaluates(path, tiny_coco, tmp_path, monkeypatch):
+    """With random weights on small COCO-format images; sizes and layers are the config's own."""
+    monkeypatch.chdir(ROOT)  # relative paths in configs start here
+    json_file, folder = map(str, tiny_coco)
+    options = "MODEL.WEIGHTS '' MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 DATALOADER.NUM_WORKERS 0"
+    options = [x.strip("'") for x in options.split()] + ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
+    data = ["--train-json", json_file, "--train-images", folder, "--val-json", json_file, "--val-images", folder]
+    args = argument_parser().parse_args(["--config-file", str(path), *data, *options])
+    cfg = setup_cfg(args).clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    model = Trainer.build_model(cfg).train()
+    optimizer = Trainer.build_optimizer(cfg, model)
+    with EventStorage(0):
+        losses = model(next(iter(Trainer.build_train_loader(cfg))))
+        loss = sum(losses.values())
+    assert loss.isfinite()
+    loss.backward()
+    optimizer.step()
+    results = Trainer.test(cfg, model)
+    assert {"AP", "AP50", "AP75"} <= set(results["segm"])
+
+
+def test_every_config_is_named_in_a_document():
+    documents = "".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    missing = [p.name for p in CONFIGS if str(p.relative_to(ROOT)) not in documents]
+    assert not missing
+
+
+def test_paper_setting_of_the_coco_configs():
+    for name, depth in (("dvis_R50", 50), ("dvis_R101", 101)):
+        args = argument_parser().parse_args(["--config-file", str(ROOT / f"configs/{name}.yaml")])
+        cfg = setup_cfg(args)
+        assert cfg.MODEL.RESNETS.DEPTH == depth
+        assert cfg.INPUT.MIN_SIZE_TRAIN == (700,) and cfg.INPUT.MIN_SIZE_TEST == 700
+        assert cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE == 4
+        assert cfg.DATASETS.TRAIN == ("coco_2017_train",) and cfg.DATASETS.TEST == ("coco_2017_val",)
+        assert f"R_{depth}_FPN" in cfg.MODEL.WEIGHTS
+
+
+def test_weights_of_a_detectron2_detector_reach_the_backbone(tmp_path):
+    """A checkpoint of Detectron2's own Faster R-CNN, as its model zoo has them, by path."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+
+    theirs = get_cfg()
+    theirs.MODEL.DEVICE = "cpu"
+    theirs.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    theirs.MODEL.RESNETS.OUT_FEATURES = theirs.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    theirs.MODEL.RPN.IN_FEATURES = theirs.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    theirs.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    theirs.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    theirs.MODEL.ROI_BOX_HEAD.NUM_FC = 1
+    detector = build_model(theirs)
+    path = tmp_path / "detector.pth"
+    torch.save({"model": detector.state_dict()}, path)
+
+    args = argument_parser().parse_args(["--config-file", str(ROOT / "configs/dvis_R50.yaml")])
+    cfg = setup_cfg(args).clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(path))
+    source = detector.state_dict()
+    loaded = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    assert len(loaded) > 200
+    assert all(torch.equal(v, source[k]) for k, v in loaded.items())

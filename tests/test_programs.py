@@ -1,0 +1,86 @@
+"""The programs as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(program, *args, fails=False):
+    """The output of a program started in the checkout, without any GPU."""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / program), *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=False)["model"]
+
+
+def test_two_gloo_processes_train_evaluate_and_resume(tiny_args, tmp_path):
+    out = tmp_path / "two"
+    url = f"file://{tmp_path}/rendezvous"
+    args = [*tiny_args, "OUTPUT_DIR", out]
+    output = run("train_net.py", "--num-gpus", 2, "--dist-url", url, *args)
+    assert "World size: 2" in output
+    metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert any("segm/AP" in line for line in metrics)
+    before = weights(out)
+    url = f"file://{tmp_path}/rendezvous2"
+    output = run("train_net.py", "--num-gpus", 2, "--dist-url", url, "--resume", *args, "SOLVER.MAX_ITER", 6)
+    assert "Starting training from iteration 4" in output
+    assert not torch.equal(
+        before["proposal_generator.label_head.predictor.weight"],
+        weights(out)["proposal_generator.label_head.predictor.weight"],
+    )
+
+
+def test_eval_only_reads_the_weights_and_the_demo_draws(tiny_args, tmp_path, tiny_coco):
+    out = tmp_path / "out"
+    run("train_net.py", *tiny_args, "OUTPUT_DIR", out)
+    output = run("train_net.py", "--eval-only", *tiny_args, "OUTPUT_DIR", out, "MODEL.WEIGHTS", out / "model_final.pth")
+    assert "copypaste: AP,AP50" in output and "Task: segm" in output
+
+    # the saved config alone is enough to draw: it names the classes
+    demo = ["--config-file", out / "config.yaml", "--confidence-threshold", 0.0, "--opts"]
+    opts = ["MODEL.WEIGHTS", out / "model_final.pth", "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD", "-1.0"]
+    folder = tmp_path / "pictures"
+    run("demo/demo.py", "--input", tiny_coco[1] / "[01].png", "--output", folder, *demo, *opts)
+    assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png"]
+    picture = cv2.imread(str(folder / "0.png"))
+    assert picture.shape[1] > 3.5 * picture.shape[0]  # image, label map, proposals, result
+    one = tmp_path / "one.jpg"
+    run("demo/demo.py", "--input", tiny_coco[1] / "0.png", "--output", one, *demo, *opts)
+    assert one.is_file()
+
+
+def test_demo_names_an_input_that_is_not_there(tiny_args, tmp_path):
+    config = ["--config-file", "configs/shapes/shapes_easy.yaml", "--output", tmp_path]
+    output = run("demo/demo.py", *config, "--input", "nowhere/*.png", fails=True)
+    assert "nowhere/*.png" in output and "Traceback" not in output
+
+
+def test_make_demo_writes_results_and_sheet(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    options = "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 1 MODEL.DEVICE cpu DATALOADER.NUM_WORKERS 0".split()
+    output = run("tools/demo.py", "--output", tmp_path / "demo", "--num-images", 3, *options)
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert {"AP", "AP50"} <= set(results["segm"])
+    sheet = cv2.imread(str(tmp_path / "demo" / "sheet.png"))
+    assert sheet.shape[1] > sheet.shape[0]
+    last = output.strip().splitlines()[-1]
+    assert "segm AP" in last and "sheet.png" in last
+
+
+@pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py", "tools/demo.py", "tools/make_shapes.py"])
+def test_every_program_explains_itself(program):
+    assert "usage" in run(program, "--help")
