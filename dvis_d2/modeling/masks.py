@@ -23,6 +23,8 @@ __all__ = [
     "mask_iou",
     "mask_nms",
     "masks_to_boxes",
+    "resample",
+    "row_chunks",
     "upsample_soft_masks",
 ]
 
@@ -214,23 +216,43 @@ def _output_range(start: int, end: int, cells: int, scale: float, size: int) -> 
 def _upsample_crop(
     soft: Tensor, box: tuple[int, int, int, int], scale: tuple[float, float], threshold: float
 ) -> Tensor:
+    return torch.cat([resample(soft, part, scale) >= threshold for part in row_chunks(box)])
+
+
+def row_chunks(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """The box x0, y0, x1, y1 cut into boxes of full rows, each small enough for one step."""
     x0, y0, x1, y1 = box
-    rows, next_rows, row_weights = _taps(y0, y1, soft.shape[0], scale[0], soft.device)
-    columns, next_columns, column_weights = _taps(x0, x1, soft.shape[1], scale[1], soft.device)
-    crop = torch.empty(y1 - y0, x1 - x0, dtype=torch.bool, device=soft.device)
     step = max(1, _CHUNK // (x1 - x0))
-    for start in range(0, y1 - y0, step):
-        part = slice(start, start + step)
-        # Down first: the intermediate is still as narrow as the map.
-        tall = torch.lerp(soft[rows[part]], soft[next_rows[part]], row_weights[part, None])
-        wide = torch.lerp(tall[:, columns], tall[:, next_columns], column_weights)
-        crop[part] = wide >= threshold
-    return crop
+    for top in range(y0, y1, step):
+        yield x0, top, x1, min(top + step, y1)
 
 
-def _taps(start: int, end: int, cells: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def resample(
+    grid: Tensor,
+    box: tuple[int, int, int, int],
+    scale: tuple[float, float],
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """Bilinear values of a grid float (h, w) at the pixels of a box, float32 (y1 - y0, x1 - x0).
+
+    Args:
+        box: x0, y0, x1, y1 in output pixels, end exclusive.
+        scale: output pixels a cell, vertically and horizontally.
+        origin: y, x of the grid's upper left corner, in output pixels. Beyond its border the grid goes on as there.
+    """
+    x0, y0, x1, y1 = box
+    rows, next_rows, row_weights = _taps(y0, y1, grid.shape[0], scale[0], origin[0], grid.device)
+    columns, next_columns, column_weights = _taps(x0, x1, grid.shape[1], scale[1], origin[1], grid.device)
+    # Down first: the intermediate is still as narrow as the grid.
+    tall = torch.lerp(grid[rows], grid[next_rows], row_weights[:, None])
+    return torch.lerp(tall[:, columns], tall[:, next_columns], column_weights)
+
+
+def _taps(
+    start: int, end: int, cells: int, scale: float, origin: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """The two cells that each output pixel of [start, end) lies between, and the weight of the second."""
     pixel = torch.arange(start, end, dtype=torch.float64, device=device)
-    position = ((pixel + 0.5) / scale - 0.5).clamp(0, cells - 1)
+    position = ((pixel + 0.5 - origin) / scale - 0.5).clamp(0, cells - 1)
     first = position.floor()
     return first.long(), (first + 1).clamp_max(cells - 1).long(), (position - first).float()

@@ -32,12 +32,8 @@ CONVOLUTION_MAPS = MAPS[::2]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--repeats", type=int, default=15, help="of every method; the convolution takes 3 at most"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="only 32x32x8 and 175x233x1, 8 instances, no growth"
-    )
+    parser.add_argument("--repeats", type=int, default=15, help="of every method; the convolution takes 3 at most")
+    parser.add_argument("--quick", action="store_true", help="only 32x32x8 and 175x233x1, 8 instances, no growth")
     parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -194,9 +190,7 @@ def _peak_bytes(method: Callable, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         method()
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profiler:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         method()
     events = profiler.profiler.kineto_results.events()
     allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
