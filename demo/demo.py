@@ -12,9 +12,9 @@ import os
 import cv2
 import tqdm
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 
+from dvis_d2.data.image_io import read_image
 from dvis_d2.engine import DVISPredictor, setup_cfg
 from dvis_d2.visualization import draw_panel
 
@@ -55,7 +55,7 @@ def main():
     to_file = len(files) == 1 and os.path.splitext(args.output)[1] != "" and not os.path.isdir(args.output)
     os.makedirs(os.path.dirname(args.output) or "." if to_file else args.output, exist_ok=True)
     for path in tqdm.tqdm(files, disable=len(files) == 1):
-        image = read_image(path, format="BGR")
+        image = read_image(path, "BGR")
         output = predictor(image)
         panel = draw_panel(image[:, :, ::-1], output, metadata)
         out = args.output if to_file else os.path.join(args.output, os.path.basename(path))

@@ -4,7 +4,7 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer
 
 MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
@@ -31,7 +31,7 @@ def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
     """The proposals' masks, each in a colour of its own, the best on top, over the darkened image."""
     canvas = (image * 0.4).astype(np.uint8)
     height, width = image.shape[:2]
-    colors = matplotlib.colormaps["hsv"](np.arange(len(proposals)) / max(len(proposals), 1))[:, :3] * 255
+    colors = _distinct_colors(len(proposals))
     masks = proposals.proposal_masks.cpu().numpy().astype(np.uint8)
     for mask, color in zip(masks[::-1], colors[::-1], strict=True):
         full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -42,15 +42,23 @@ def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
 
 
 def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: float = 1.0) -> np.ndarray:
-    """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the
-    image enlarged ``scale`` times."""
+    """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the image
+    enlarged ``scale`` times."""
     visualizer = Visualizer(image, metadata, scale=scale)
     instances = instances.to("cpu")
-    if instances.has("pred_masks"):
-        return visualizer.draw_instance_predictions(instances).get_image()
+    detected = instances.has("pred_masks")
+    masks = instances.pred_masks if detected else instances.gt_masks.tensor
+    classes = instances.pred_classes if detected else instances.gt_classes
     names = metadata.get("thing_classes", None)
-    labels = [names[c] if names else str(c) for c in instances.gt_classes.tolist()]
-    return visualizer.overlay_instances(labels=labels, masks=instances.gt_masks).get_image()
+    labels = [names[c] if names else str(c) for c in classes.tolist()]
+    if detected:
+        labels = [f"{label} {score:.0%}" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
+    colors = _distinct_colors(len(masks)) / 255
+    # as bitmaps: Visualizer.overlay_instances would fill the holes
+    for mask, color in zip(masks.numpy(), colors, strict=True):
+        visualizer.draw_binary_mask(mask, color=color, alpha=0.5)
+    boxes = BitMasks(masks).get_bounding_boxes()
+    return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
 
 
 def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instances | None = None) -> np.ndarray:
@@ -74,6 +82,11 @@ def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instance
     tiles["proposals"] = draw_proposals(enlarged, output["proposals"])
     tiles["result"] = result
     return np.concatenate([_titled(tile, title) for title, tile in tiles.items()], axis=1)
+
+
+def _distinct_colors(num: int) -> np.ndarray:
+    """(num, 3) in [0, 255]: hues evenly spaced."""
+    return matplotlib.colormaps["hsv"](np.arange(num) / max(num, 1))[:, :3] * 255
 
 
 def _titled(tile: np.ndarray, title: str) -> np.ndarray:

@@ -14,9 +14,10 @@ import os
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.engine import default_setup
 
+from dvis_d2.data.image_io import read_image
 from dvis_d2.engine import DVISPredictor, Trainer, setup_cfg
 from dvis_d2.visualization import draw_panel
 
@@ -42,7 +43,7 @@ def draw_sheet(cfg, num_images: int) -> np.ndarray:
     chosen = np.unique(np.linspace(0, len(dicts) - 1, num_images).round().astype(int))
     panels = []
     for record in (dicts[i] for i in chosen):
-        image = read_image(record["file_name"], format="BGR")
+        image = read_image(record["file_name"], "BGR")
         objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
         truth = annotations_to_instances(objects, image.shape[:2], mask_format="bitmask")
         panels.append(draw_panel(image[:, :, ::-1], predictor(image), metadata, ground_truth=truth))

@@ -1,3 +1,4 @@
+import logging
 import os
 import weakref
 
@@ -55,6 +56,18 @@ class CPUMixedPrecisionStep(FullPrecisionStep):
             super().run_step()
 
 
+def _step_class(mixed_precision: bool, on_cpu: bool) -> type[SimpleTrainer]:
+    """The training step for a precision and a device; a CPU that is slow in bfloat16 keeps to float32."""
+    if not mixed_precision:
+        return FullPrecisionStep
+    if not on_cpu:
+        return CUDAMixedPrecisionStep
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return CPUMixedPrecisionStep
+    logging.getLogger(__name__).info("This CPU has no fast bfloat16: SOLVER.AMP.ENABLED is without effect")
+    return FullPrecisionStep
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, exact
     resumption, and COCO evaluation."""
@@ -64,18 +77,14 @@ class Trainer(DefaultTrainer):
         # another step than its own two; the rest is as there.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        on_cpu = cfg.MODEL.DEVICE == "cpu"
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         ddp_args = {"device_ids": None} if on_cpu else {}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp_args)
 
-        if cfg.SOLVER.AMP.ENABLED:
-            step = CPUMixedPrecisionStep if on_cpu else CUDAMixedPrecisionStep
-        else:
-            step = FullPrecisionStep
-        self._trainer = step(model, data_loader, optimizer)
+        self._trainer = _step_class(cfg.SOLVER.AMP.ENABLED, on_cpu)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
