@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.build import check_metadata_consistency, filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -111,10 +111,16 @@ def _training_dicts(cfg: CfgNode) -> list[dict]:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise DatasetError("DATASETS.TRAIN is empty: name a registered data set, or give --train-json")
-    dicts = get_detection_dataset_dicts(list(names), filter_empty=False)
-    if not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
+    if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in names):
+        check_metadata_consistency("thing_classes", names)
+    # One by one: together, Detectron2 takes all of them to have annotations if the first has.
+    dicts = [d for name in names for d in get_detection_dataset_dicts(name, filter_empty=False)]
+    in_files = [d for d in dicts if "instance_label_file" in d]  # taken to have objects, without being opened
+    if not in_files and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
         raise DatasetError(
             f"no image of {', '.join(names)} has an object to learn from (crowds do not count); "
             "check the annotations with tools/check_dataset.py"
         )
-    return filter_images_with_only_crowd_annotations(dicts) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else dicts
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return dicts
+    return in_files + filter_images_with_only_crowd_annotations([d for d in dicts if "instance_label_file" not in d])

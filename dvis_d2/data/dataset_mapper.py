@@ -11,6 +11,7 @@ from detectron2.data import transforms as T
 
 from .ground_truth import build_ground_truth
 from .image_io import read_ignore_mask, read_image
+from .label_files import read_instance_labels
 
 
 class DVISDatasetMapper:
@@ -23,7 +24,8 @@ class DVISDatasetMapper:
       :func:`dvis_d2.data.ground_truth.build_ground_truth`. An image without annotations is all background.
 
     "height" and "width" stay those of the stored image. The optional key "ignore_mask" (an array (h, w), a
-    COCO RLE, or the path of an image file) marks pixels to be ignored by values other than 0.
+    COCO RLE, or the path of an image file) marks pixels to be ignored by values other than 0. A dict with the key
+    "instance_label_file" has its annotations and its ignored pixels in files, see :mod:`dvis_d2.data.label_files`.
 
     Raises, when called:
         FileNotFoundError, OSError: the image is missing, or cannot be read.
@@ -82,6 +84,8 @@ class DVISDatasetMapper:
         result["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy())  # PIL's pixels are read-only
 
         if self.with_ground_truth:
+            if "instance_label_file" in result:
+                annotations, ignore_mask = read_instance_labels(result)
             if ignore_mask is not None:
                 ignore_mask = read_ignore_mask(ignore_mask, *input_size, file_name)
             result["instances"], result["instance_ids"] = build_ground_truth(

@@ -6,12 +6,14 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
-from detectron2.evaluation import COCOEvaluator
+from detectron2.engine.hooks import EvalHook
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
 from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
+from ..tuning import TuneThresholds
+from ..evaluation import build_evaluators
 from .hooks import StepSeed, TrainingPicture
 
 
@@ -113,6 +115,9 @@ class Trainer(DefaultTrainer):
         if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
             picture = TrainingPicture(self.cfg.VIS_PERIOD, self.cfg.DATASETS.TRAIN[0], self.cfg.INPUT.FORMAT)
             hooks.insert(-1, picture)  # before the writers
+        if self.cfg.TEST.TUNE_THRESHOLDS:
+            evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+            hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
         return hooks
 
     @classmethod
@@ -141,6 +146,4 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        # the tasks are named so that a model that finds nothing gets a result too
-        tasks, folder = ("bbox", "segm"), os.path.join(cfg.OUTPUT_DIR, "inference")
-        return COCOEvaluator(dataset_name, tasks, output_dir=folder)
+        return build_evaluators(cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))

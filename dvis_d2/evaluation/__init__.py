@@ -1,0 +1,45 @@
+"""Evaluators beyond Detectron2's: AP^r and contour F1, for PASCAL VOC, SBD or any data set with instance masks."""
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+
+from .ap_r_evaluator import APrEvaluator
+from .average_precision import average_precision, match_detections
+from .contour_evaluator import ContourF1Evaluator
+from .contour_f1 import contour_precision_recall
+
+__all__ = [
+    "APrEvaluator",
+    "ContourF1Evaluator",
+    "average_precision",
+    "build_evaluators",
+    "contour_precision_recall",
+    "match_detections",
+]
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """The evaluator that a data set's metadata ask for as `evaluator_type`.
+
+    Args:
+        cfg: reads `TEST.DETECTIONS_PER_IMAGE`; where it is above COCO's 100, COCO's AP counts them all.
+        dataset_name: a registered data set.
+        output_folder: where predictions and tables are written.
+
+    Returns:
+        "pascal_instance": AP^r and contour F1; "coco", and data sets that name none: COCO's box and mask AP.
+
+    Raises:
+        NotImplementedError: for any other type.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if evaluator_type == "pascal_instance":
+        return DatasetEvaluators([APrEvaluator(dataset_name, output_folder), ContourF1Evaluator(dataset_name)])
+    if evaluator_type == "coco":
+        # The tasks are named so that a model that finds nothing gets a result too.
+        max_dets = max(100, cfg.TEST.DETECTIONS_PER_IMAGE)
+        return COCOEvaluator(dataset_name, ("bbox", "segm"), output_dir=output_folder, max_dets_per_image=max_dets)
+    raise NotImplementedError(
+        f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are 'coco' and 'pascal_instance'"
+    )
