@@ -10,7 +10,8 @@ from dvis_d2.engine import Trainer, argument_parser, setup_cfg
 
 
 def main(args):
-    cfg = setup_cfg(args)
+    # a resumed run takes its weights from OUTPUT_DIR: thresholds tuned for MODEL.WEIGHTS are not for them
+    cfg = setup_cfg(args, inference=args.eval_only and not args.resume)
     default_setup(cfg, args)
     if args.eval_only:
         model = Trainer.build_model(cfg)

@@ -48,7 +48,7 @@ def main():
     setup_logger(name="fvcore")
     logger = setup_logger()
     args.opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold), *args.opts]
-    cfg = setup_cfg(args)
+    cfg = setup_cfg(args, inference=True)
     files = input_files(args.input)
     predictor = DVISPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")

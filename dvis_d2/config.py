@@ -16,6 +16,11 @@ def add_dvis_config(cfg: CN) -> None:
     # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: design decision 12)
     cfg.SOLVER.OPTIMIZER = "SGD"
 
+    # evaluation and demo take thresholds.yaml beside MODEL.WEIGHTS, if it is there (docs/tuning.md)
+    cfg.TEST.USE_TUNED_THRESHOLDS = True
+    # tune on half of DATASETS.TEST[0] after training, before the final evaluation, and write that file
+    cfg.TEST.TUNE_THRESHOLDS = False
+
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
     cfg.MODEL.LABEL_MAP_HEAD.IN_FEATURE = "p3"
@@ -76,7 +81,7 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT = 1.0
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
     # final masks: "label_map" (upsampled soft membership), "head", or "fused" (their mean)
-    cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "fused"
+    cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"
     # perturbed copies of every ground-truth mask among the training proposals, so that the heads see
     # every IoU from the first step on
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2

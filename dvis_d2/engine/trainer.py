@@ -12,8 +12,8 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from detectron2.utils import comm
 
 from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
-from ..tuning import TuneThresholds
 from ..evaluation import build_evaluators
+from ..tuning import TuneThresholds
 from .hooks import StepSeed, TrainingPicture
 
 
