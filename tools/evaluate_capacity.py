@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""How many objects a trained network keeps apart: drawn pictures with n = 1..30 objects of one range of sizes.
+
+    python tools/evaluate_capacity.py --config-file output/demo/config.yaml MODEL.WEIGHTS output/demo/model_final.pth
+
+The canvas grows with n (128 px for 8 objects, and as its square root), so density and sizes stay the same: what changes
+is how many labels the network needs. Pictures are not resized. Prints a table by the number of objects, writes a plot,
+and prints as its last line one JSON object. docs/ceilings.md explains the columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dvis_d2.data import draw_image
+from dvis_d2.data.shapes_dataset import PRESETS
+from dvis_d2.engine import DVISPredictor, setup_cfg
+from dvis_d2.evaluation.proposal_statistics import format_table, measure_image, plot_by_objects, summarize, to_json
+
+OBJECTS_AT_128 = 8
+SIDE_STEP = 32  # px; no padding at any stride of the network
+TRIES = 20
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--preset", choices=PRESETS, default="shapes_easy", help="how pictures look")
+    parser.add_argument("--max-objects", type=int, default=30, help="pictures have 1 to so many")
+    parser.add_argument("--images-per-count", type=int, default=8)
+    parser.add_argument(
+        "--object-size",
+        type=float,
+        nargs=2,
+        default=[20.5, 53.8],
+        metavar=("LEAST", "GREATEST"),
+        help="diameters in px [those of the built-in sets]",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", metavar="FILE", help="default: capacity.png in OUTPUT_DIR")
+    parser.add_argument("opts", default=[], nargs=argparse.REMAINDER, help="'KEY VALUE' pairs for the config")
+    return parser
+
+
+def canvas_side(count: int) -> int:
+    """Pixels: 128 * sqrt(count / 8), rounded up to a multiple of 32."""
+    return math.ceil(128 * math.sqrt(count / OBJECTS_AT_128) / SIDE_STEP) * SIDE_STEP
+
+
+def draw(
+    count: int, index: int, *, preset: str, object_size: tuple[float, float], seed: int
+) -> tuple[np.ndarray, list[dict]]:
+    """Picture ``index`` with exactly ``count`` objects: BGR uint8 (side, side, 3) and its annotations.
+
+    Raises:
+        ValueError: so many objects of this size do not fit.
+    """
+    rng = np.random.default_rng([seed, count, index])
+    side = canvas_side(count)
+    copies = PRESETS[preset]["copies"] if count > 1 else 0.0  # copies would add a second object
+    options = PRESETS[preset] | {"num_objects": (count, count), "object_size": tuple(object_size), "copies": copies}
+    for _ in range(TRIES):
+        image, masks, classes, _ = draw_image(rng, height=side, width=side, **options)
+        if len(masks) == count:
+            annotations = [{"segmentation": m, "category_id": c} for m, c in zip(masks, classes, strict=True)]
+            return np.ascontiguousarray(image[:, :, ::-1]), annotations
+    raise ValueError(f"{count} objects of {object_size} px do not fit into {side} x {side} px: lower --object-size")
+
+
+def main():
+    args = get_parser().parse_args()
+    args.opts += ["INPUT.MIN_SIZE_TEST", 0]  # Detectron2's word for "as it is"
+    cfg = setup_cfg(args)
+    predictor = DVISPredictor(cfg)
+    look = {"preset": args.preset, "object_size": args.object_size, "seed": args.seed}
+    images = []
+    for count in tqdm(range(1, args.max_objects + 1)):
+        for index in range(args.images_per_count):
+            image, annotations = draw(count, index, **look)
+            with torch.no_grad():
+                images.append(measure_image(predictor, image, annotations, file_name=f"{count} objects, {index}"))
+    summary = summarize(images)
+    bandwidths = list(cfg.MODEL.MEAN_SHIFT.BANDWIDTHS)
+    print(format_table(summary, bandwidths))
+    plot = args.plot or os.path.join(cfg.OUTPUT_DIR, "capacity.png")
+    os.makedirs(os.path.dirname(plot) or ".", exist_ok=True)
+    plot_by_objects(summary, bandwidths, plot)
+    print(f"plot: {plot}")
+    print(json.dumps(to_json({**look, "weights": cfg.MODEL.WEIGHTS, "bandwidths": bandwidths, **summary})))
+
+
+if __name__ == "__main__":
+    main()
