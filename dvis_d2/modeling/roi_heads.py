@@ -170,7 +170,7 @@ class DVISROIHeads(ROIHeads):
 
     def losses(self, features: list[Tensor], proposals: list[Instances], targets: list[Instances]) -> dict[str, Tensor]:
         """``loss_cls``, ``loss_iou``, ``loss_mask``; zero with a gradient path where nothing was sampled."""
-        cls_logits, iou = self._verify(features, proposals)
+        cls_logits, iou = self._class_and_iou(features, proposals)
         gt_classes = cat([p.gt_classes for p in proposals])
         gt_iou = cat([p.gt_iou for p in proposals])
         num_sampled = max(len(gt_classes), 1)
@@ -178,9 +178,9 @@ class DVISROIHeads(ROIHeads):
         loss_iou = F.huber_loss(iou, gt_iou, reduction="sum", delta=0.1) / (0.1 * num_sampled)
 
         foreground = [p[p.gt_classes < self.num_classes] for p in proposals]
-        mask_logits = self._mask_logits(features, foreground)
+        mask_logits = self.mask_logits(features, foreground)
         gt_masks = [
-            _crop_masks(t.gt_masks, p.gt_index, self._boxes(p), mask_logits.shape[-1])
+            _crop_masks(t.gt_masks, p.gt_index, self.grown_boxes(p), mask_logits.shape[-1])
             for p, t in zip(foreground, targets, strict=True)
         ]
         loss_mask = F.binary_cross_entropy_with_logits(mask_logits, cat(gt_masks), reduction="sum")
@@ -193,31 +193,32 @@ class DVISROIHeads(ROIHeads):
     @torch.no_grad()
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
-        cls_logits, iou = self._verify(features, proposals)
-        counts = [len(p) for p in proposals]
-        cls_probs = cls_logits.softmax(dim=1)[:, :-1].split(counts)
         kept = []
-        for props, probs, ious in zip(proposals, cls_probs, iou.split(counts), strict=True):
-            class_scores, classes = probs.max(dim=1) if probs.numel() else (ious, ious.long())
+        for props, (ious, class_scores, classes) in zip(proposals, self.verify(features, proposals), strict=True):
             scores = self.alpha * ious + (1 - self.alpha) * class_scores
-            result = Instances(
-                props.image_size,
-                pred_boxes=Boxes(self._boxes(props)),
-                scores=scores,
-                pred_classes=classes,
-                soft_masks=props.soft_masks,
-                proposal_boxes=props.proposal_boxes,
-                proposal_masks=props.proposal_masks,
+            rows = select_detections(
+                props.proposal_masks,
+                scores,
+                classes,
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
             )
-            result = result[(scores >= self.score_threshold) & torch.isfinite(scores)]
-            keep = mask_nms(result.proposal_masks, result.scores, self.nms_threshold, result.pred_classes)
-            kept.append(result[keep[: self.max_detections]])
-        mask_probs = self._mask_logits(features, kept).sigmoid()
-        for result, probs in zip(kept, mask_probs.split([len(k) for k in kept]), strict=True):
-            result.mask_probs = probs
-            result.remove("proposal_masks")
-            result.remove("proposal_boxes")
-        return kept
+            result = props[rows]
+            result.scores, result.pred_classes = scores[rows], classes[rows]
+            kept.append(result)
+        mask_probs = self.mask_logits(features, kept).sigmoid()
+        return [
+            Instances(
+                result.image_size,
+                pred_boxes=Boxes(self.grown_boxes(result)),
+                scores=result.scores,
+                pred_classes=result.pred_classes,
+                soft_masks=result.soft_masks,
+                mask_probs=probs,
+            )
+            for result, probs in zip(kept, mask_probs.split([len(k) for k in kept]), strict=True)
+        ]
 
     def postprocess(self, result: Instances, height: int, width: int) -> Instances:
         """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width) and
@@ -240,16 +241,18 @@ class DVISROIHeads(ROIHeads):
         )
         return output[output.pred_boxes.nonempty()]
 
-    def _verify(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor, Tensor]:
-        """Class logits (R, C + 1) and IoU (R,) in [0, 1] of all proposals of the batch, float32."""
-        x = self.box_head(self._pool(self.box_pooler, features, proposals))
-        return self.cls_score(x).float(), self.iou_pred(x).float()[:, 0].sigmoid()
+    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For every image, predicted IoU and best class probability (K,) in [0, 1], and that class int64 (K,)."""
+        cls_logits, ious = self._class_and_iou(features, proposals)
+        counts = [len(p) for p in proposals]
+        class_scores, classes = cls_logits.softmax(dim=1)[:, :-1].max(dim=1)
+        return list(zip(ious.split(counts), class_scores.split(counts), classes.split(counts), strict=True))
 
-    def _mask_logits(self, features: list[Tensor], proposals: list[Instances]) -> Tensor:
-        """float32 (R, M, M)."""
+    def mask_logits(self, features: list[Tensor], proposals: list[Instances]) -> Tensor:
+        """float32 (R, M, M) of all proposals of the batch, inside their grown boxes."""
         return self.mask_head.layers(self._pool(self.mask_pooler, features, proposals)).float()[:, 0]
 
-    def _boxes(self, proposals: Instances) -> Tensor:
+    def grown_boxes(self, proposals: Instances) -> Tensor:
         """(K, 4): the proposals' boxes, grown by the margin and clipped to the image."""
         x0, y0, x1, y1 = proposals.proposal_boxes.tensor.unbind(dim=1)
         dx, dy = (x1 - x0) * (self.box_margin / 2), (y1 - y0) * (self.box_margin / 2)
@@ -257,9 +260,14 @@ class DVISROIHeads(ROIHeads):
         boxes.clip(proposals.image_size)
         return boxes.tensor
 
+    def _class_and_iou(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, C + 1) and IoU (R,) in [0, 1] of all proposals of the batch, float32."""
+        x = self.box_head(self._pool(self.box_pooler, features, proposals))
+        return self.cls_score(x).float(), self.iou_pred(x).float()[:, 0].sigmoid()
+
     def _pool(self, pooler: ROIPooler, features: list[Tensor], proposals: list[Instances]) -> Tensor:
         """(R, C + 1, S, S): features and soft membership inside the proposals' boxes."""
-        boxes = [self._boxes(p) for p in proposals]
+        boxes = [self.grown_boxes(p) for p in proposals]
         pooled = pooler(features, [Boxes(b) for b in boxes])
         align = ROIAlign(pooler.output_size, 1 / self.map_stride, sampling_ratio=0, aligned=True)
         # every proposal has a map of its own, so the batch index of its box is its own number
@@ -267,6 +275,28 @@ class DVISROIHeads(ROIHeads):
         index = torch.arange(len(soft), device=soft.device, dtype=soft.dtype)
         membership = align(soft, torch.cat([index[:, None], cat(boxes)], dim=1))
         return torch.cat([pooled, membership], dim=1)
+
+
+def select_detections(
+    masks: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    *,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+) -> Tensor:
+    """Which proposals become detections: finite scores from the threshold on, without duplicates in a class.
+
+    Args:
+        masks: bool (K, h, w). scores: float (K,). classes: int64 (K,).
+
+    Returns:
+        int64 (number kept,), rows in descending order of score.
+    """
+    passed = ((scores >= score_threshold) & torch.isfinite(scores)).nonzero()[:, 0]
+    kept = mask_nms(masks[passed], scores[passed], nms_threshold, classes[passed])
+    return passed[kept[:max_detections]]
 
 
 def _crop_masks(masks: BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from ..modeling.final_masks import final_masks
-from ..modeling.masks import mask_nms
 from ..modeling.meta_arch import DVIS
+from ..modeling.roi_heads import select_detections
 from .thresholds import GROUPING_KEYS, apply_thresholds
 
 ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
@@ -125,16 +125,14 @@ class StoredPredictions:
         sizes = ImageList(torch.empty(0), [image.image_size])
         proposals = self.model.proposal_generator.predict_proposals(image.label_map.to(device), sizes)
         features = [image.features[name].to(device).float() for name in heads.in_features]
-        cls_logits, ious = heads._verify(features, proposals)
-        probs = cls_logits.softmax(dim=1)[:, :-1]
-        class_scores, classes = probs.max(dim=1) if probs.numel() else (ious, ious.long())
+        ((ious, class_scores, classes),) = heads.verify(features, proposals)
         return VerifiedProposals(
             proposals=proposals[0],
             ious=ious,
             class_scores=class_scores,
             classes=classes,
-            mask_probs=heads._mask_logits(features, proposals).sigmoid(),
-            boxes=heads._boxes(proposals[0]),
+            mask_probs=heads.mask_logits(features, proposals).sigmoid(),
+            boxes=heads.grown_boxes(proposals[0]),
         )
 
     def _select(
@@ -142,14 +140,14 @@ class StoredPredictions:
     ) -> list[dict]:
         alpha = thresholds[ALPHA]
         scores = alpha * verified.ious + (1 - alpha) * verified.class_scores
-        passed = ((scores >= thresholds[SCORE_THRESHOLD]) & torch.isfinite(scores)).nonzero()[:, 0]
-        kept = mask_nms(
-            verified.proposals.proposal_masks[passed],
-            scores[passed],
-            thresholds[NMS_THRESHOLD],
-            verified.classes[passed],
-        )
-        rows = passed[kept[: self.model.roi_heads.max_detections]].tolist()
+        rows = select_detections(
+            verified.proposals.proposal_masks,
+            scores,
+            verified.classes,
+            score_threshold=thresholds[SCORE_THRESHOLD],
+            nms_threshold=thresholds[NMS_THRESHOLD],
+            max_detections=self.model.roi_heads.max_detections,
+        ).tolist()
         codes = self._encode(image, verified, rows, thresholds[MASK_SOURCE])
         return [
             {

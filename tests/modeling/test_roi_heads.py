@@ -111,11 +111,11 @@ def test_perfect_predictions_cost_nothing():
     proposals, targets = [make_proposals(OBJECT)], [make_targets(OBJECT, classes=[1])]
     logits = torch.full((1, NUM_CLASSES + 1), -50.0)
     logits[0, 1] = 50.0
-    heads._verify = lambda f, p: (logits, torch.ones(1))
+    heads._class_and_iou = lambda f, p: (logits, torch.ones(1))
     # the box is 12 px wide and grows by 20 % to 14.4 px: 8 cells of 1.8 px, the outer ones half outside
     mask = torch.full((1, 8, 8), -50.0)
     mask[:, 1:-1, 1:-1] = 50.0
-    heads._mask_logits = lambda f, p: mask
+    heads.mask_logits = lambda f, p: mask
     with EventStorage():
         _, losses = heads(None, features(), proposals, targets)
     assert losses["loss_cls"] < 1e-6 and losses["loss_iou"] < 1e-6
@@ -124,8 +124,8 @@ def test_perfect_predictions_cost_nothing():
 
 def predict(heads, proposals, logits, ious):
     heads.eval()
-    heads._verify = lambda f, p: (torch.tensor(logits), torch.tensor(ious))
-    heads._mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
+    heads._class_and_iou = lambda f, p: (torch.tensor(logits), torch.tensor(ious))
+    heads.mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
     return heads(None, features(len(proposals)), proposals)[0]
 
 
