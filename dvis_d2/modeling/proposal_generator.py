@@ -131,8 +131,7 @@ class MeanShiftProposer(nn.Module):
             masks = grouping.masks
             masks = masks[(masks & ignored).sum(dim=(1, 2)) <= 0.5 * masks.sum(dim=(1, 2))]
             gt_masks = instance_masks(ids, len(gt_instances[i]))
-            candidates = [masks] + [perturb_masks(gt_masks, ids) for _ in range(self.num_perturbed)]
-            masks = torch.cat(candidates)
+            masks = torch.cat([masks, perturb_masks(gt_masks.repeat(self.num_perturbed, 1, 1), ids)])
             masks = masks[masks.flatten(1).any(dim=1)]
             values = mean_values(label_map[i].relu(), masks)
             grouping = Grouping(
