@@ -71,7 +71,8 @@ def main():
     sheet = os.path.join(args.output, "sheet.png")
     cv2.imwrite(sheet, draw_sheet(cfg, args.num_images)[:, :, ::-1])
     with open(os.path.join(args.output, "results.json"), "w") as f:
-        json.dump(results, f, indent=2)
+        # JSON has no nan, which COCO's metrics use for "no such objects"
+        json.dump({task: {k: v if v == v else None for k, v in m.items()} for task, m in results.items()}, f, indent=2)
     segm = results["segm"]
     print(f"{cfg.DATASETS.TEST[0]}: segm AP {segm['AP']:.1f}, AP50 {segm['AP50']:.1f}; pictures: {sheet}")
 
