@@ -8,6 +8,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer
 
 MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
+MAX_LABELS = 15  # of more instances than this the labels would hide the picture
 TITLE_HEIGHT = 24
 GAP = 6
 
@@ -43,7 +44,7 @@ def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
 
 def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: float = 1.0) -> np.ndarray:
     """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the image
-    enlarged ``scale`` times."""
+    enlarged ``scale`` times; boxes and labels only where they are few."""
     visualizer = Visualizer(image, metadata, scale=scale)
     instances = instances.to("cpu")
     detected = instances.has("pred_masks")
@@ -57,6 +58,8 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: flo
     # as bitmaps: Visualizer.overlay_instances would fill the holes
     for mask, color in zip(masks.numpy(), colors, strict=True):
         visualizer.draw_binary_mask(mask, color=color, alpha=0.5)
+    if len(masks) > MAX_LABELS:
+        return visualizer.output.get_image()
     boxes = BitMasks(masks).get_bounding_boxes()
     return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
 

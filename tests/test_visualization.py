@@ -53,6 +53,15 @@ def test_holes_stay_open():
     assert np.abs(drawn[11, 20].astype(int) - 128).max() > 20  # on the ring
 
 
+def test_labels_are_left_out_of_crowds():
+    masks = torch.zeros(20, 40, 60, dtype=torch.bool)
+    masks[:, 20, 30] = True
+    drawn = draw_instances(image(), detections(masks), METADATA, scale=2)
+    far = np.ones((80, 120), dtype=bool)
+    far[36:46, 56:66] = False
+    assert (drawn[far] == 128).all()
+
+
 def test_proposals_lie_where_their_cells_are():
     masks = torch.zeros(1, 10, 15, dtype=torch.bool)
     masks[0, 2:5, 3:6] = True
