@@ -50,6 +50,11 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.VARIATIONAL_LOSS.PI_DIFFERENT_WEIGHT = 2.0
     # ((window, weight), ...): mixture of windows in map pixels, 0 = all pairs of the image
     cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS = ((0, 1.0),)
+    # same-instance pairs over the whole image whatever the windows, so that labels do not drift in an object
+    cfg.MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL = False
+    cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = False  # background as one more instance in the pairs (authors)
+    # "stratified": weigh the dilated offsets by the number of pairs each stands for
+    cfg.MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED = False
     # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"
     cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"
     cfg.MODEL.VARIATIONAL_LOSS.MS_WEIGHT = 0.1
