@@ -80,6 +80,8 @@ def add_dvis_config(cfg: CN) -> None:
     # The verification heads (section 4, "Classification and Verification"); their layers are set by
     # Detectron2's ROI_BOX_HEAD and ROI_MASK_HEAD, sampling and matching by its ROI_HEADS
     cfg.MODEL.DVIS_ROI_HEADS = CN()
+    # the heads join at this share of MAX_ITER, 0 = train with the label map from the start, 1 = never
+    cfg.MODEL.DVIS_ROI_HEADS.START = 0.0
     cfg.MODEL.DVIS_ROI_HEADS.BOX_MARGIN = 0.2  # boxes grow by this share of their size (authors)
     # score = ALPHA * predicted IoU + (1 - ALPHA) * class probability (supplement 4)
     cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5

@@ -25,7 +25,7 @@ from dvis_d2.engine import DVISPredictor, setup_cfg
 from dvis_d2.evaluation.proposal_statistics import format_table, measure_image, plot_by_objects, summarize, to_json
 
 OBJECTS_AT_128 = 8
-SIDE_STEP = 32  # px; no padding at any stride of the network
+SIDE_STEP = 16  # px: 8 objects have 128, 20 have 208
 TRIES = 20
 
 
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def canvas_side(count: int) -> int:
-    """Pixels: 128 * sqrt(count / 8), rounded up to a multiple of 32."""
+    """Pixels: 128 * sqrt(count / 8), rounded up to a multiple of 16."""
     return math.ceil(128 * math.sqrt(count / OBJECTS_AT_128) / SIDE_STEP) * SIDE_STEP
 
 
@@ -65,9 +65,15 @@ def draw(
     rng = np.random.default_rng([seed, count, index])
     side = canvas_side(count)
     copies = PRESETS[preset]["copies"] if count > 1 else 0.0  # copies would add a second object
-    options = PRESETS[preset] | {"num_objects": (count, count), "object_size": tuple(object_size), "copies": copies}
+    options = PRESETS[preset] | {
+        "height": side,
+        "width": side,
+        "num_objects": (count, count),
+        "object_size": tuple(object_size),
+        "copies": copies,
+    }
     for _ in range(TRIES):
-        image, masks, classes, _ = draw_image(rng, height=side, width=side, **options)
+        image, masks, classes, _ = draw_image(rng, **options)
         if len(masks) == count:
             annotations = [{"segmentation": m, "category_id": c} for m, c in zip(masks, classes, strict=True)]
             return np.ascontiguousarray(image[:, :, ::-1]), annotations

@@ -19,8 +19,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--num", type=int, required=True, help="number of images")
-    parser.add_argument("--height", type=int, default=128, help="px (default 128)")
-    parser.add_argument("--width", type=int, default=128, help="px (default 128)")
+    parser.add_argument("--height", type=int, help="px (default: the preset's)")
+    parser.add_argument("--width", type=int, help="px (default: the preset's)")
     parser.add_argument(
         "--num-objects",
         type=int,
@@ -33,25 +33,27 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="object diameter in px (default: in proportion to the image)",
+        help="object diameter in px (default: the preset's)",
     )
     parser.add_argument("--seed", type=int, default=0, help="image i depends on it and on i only (default 0)")
     parser.add_argument(
         "--preset",
         choices=sorted(PRESETS),
         default="shapes",
-        help="shapes: bars, textures, heavy overlap; shapes_easy: none of them (default shapes)",
+        help="shapes: bars, textures, overlap; shapes_easy: none of them; shapes_crowd: easy and many (default shapes)",
     )
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    options = dict(PRESETS[args.preset], height=args.height, width=args.width)
-    if args.num_objects:
-        options["num_objects"] = tuple(args.num_objects)
-    if args.object_size:
-        options["object_size"] = tuple(args.object_size)
+    given = {
+        "height": args.height,
+        "width": args.width,
+        "num_objects": args.num_objects and tuple(args.num_objects),
+        "object_size": args.object_size and tuple(args.object_size),
+    }
+    options = PRESETS[args.preset] | {name: value for name, value in given.items() if value is not None}
     try:
         print(write_shapes(args.output, num_images=args.num, seed=args.seed, **options))
     except (ValueError, OSError) as error:

@@ -1,4 +1,5 @@
-"""The built-in data sets `shapes_easy_{train,val}` and `shapes_{train,val}`, drawn on first use.
+"""The built-in data sets `shapes_{train,val}`, `shapes_easy_{train,val}` and `shapes_crowd_{train,val}`, drawn on
+first use.
 
 They live in `$DETECTRON2_DATASETS/dvis_shapes/<version>/<name>/` (default `./datasets`, as Detectron2's own).
 """
@@ -32,6 +33,8 @@ BUILTIN_SPLITS = {
     "shapes_easy_val": ShapesSplit("shapes_easy", 200, 102),
     "shapes_train": ShapesSplit("shapes", 4000, 201),
     "shapes_val": ShapesSplit("shapes", 400, 202),
+    "shapes_crowd_train": ShapesSplit("shapes_crowd", 2000, 301),
+    "shapes_crowd_val": ShapesSplit("shapes_crowd", 200, 302),
 }
 
 
@@ -62,5 +65,5 @@ def load_shapes(name: str, split: ShapesSplit, directory: Path) -> list[dict]:
 
 
 def register_builtin() -> None:
-    """Register the four built-in sets below `$DETECTRON2_DATASETS`."""
+    """Register the built-in sets below `$DETECTRON2_DATASETS`."""
     register_shapes(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), BUILTIN_SPLITS)

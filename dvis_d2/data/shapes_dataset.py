@@ -26,8 +26,14 @@ PRESETS: dict[str, dict] = {
     "shapes": {"num_objects": (1, 8), "bars": 0.45, "copies": 0.35, "texture": True, "min_visible": 0.4},
     "shapes_easy": {"num_objects": (1, 6), "bars": 0.0, "copies": 0.35, "texture": False, "min_visible": 0.7},
 }
-"""Options of `draw_image` for the built-in sets: the hard one, and one without bars, on calm backgrounds, in
-which at most 30 % of an object is hidden."""
+PRESETS["shapes_crowd"] = PRESETS["shapes_easy"] | {
+    "height": 208,
+    "width": 208,
+    "num_objects": (1, 30),
+    "object_size": (20.5, 53.8),
+}
+"""Options of `draw_image` for the built-in sets: the hard one; one without bars, on calm backgrounds, in which
+at most 30 % of an object is hidden; and objects of the same size and look as there, up to 30 on a larger canvas."""
 
 ANNOTATIONS = "annotations.json"
 IMAGES = "images"

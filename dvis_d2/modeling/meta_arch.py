@@ -1,6 +1,8 @@
 import torch
+from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from .targets import downsample_instance_ids, instance_masks
@@ -15,6 +17,21 @@ class DVIS(GeneralizedRCNN):
     for row k - 1 of ``"instances"``.
     """
 
+    @configurable
+    def __init__(self, *, heads_start: int = 0, **kwargs):
+        """
+        Args:
+            heads_start: iteration from which the ROI heads train; the label map trains from the first.
+            kwargs: as :class:`GeneralizedRCNN`.
+        """
+        super().__init__(**kwargs)
+        self.heads_start = heads_start
+
+    @classmethod
+    def from_config(cls, cfg):
+        start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
+        return super().from_config(cfg) | {"heads_start": start}
+
     def forward(self, batched_inputs: list[dict]):
         """Losses by name in training; see :meth:`inference` otherwise."""
         if not self.training:
@@ -26,6 +43,8 @@ class DVIS(GeneralizedRCNN):
             instances.gt_map_masks = instance_masks(ids, len(instances))
 
         features = self.backbone(images.tensor)
+        if get_event_storage().iter < self.heads_start:
+            return self.proposal_generator.losses(features, instance_ids) | self.roi_heads.zero_losses()
         proposals, losses = self.proposal_generator(images, features, gt_instances, instance_ids)
         _, head_losses = self.roi_heads(images, features, proposals, gt_instances)
         return losses | head_losses

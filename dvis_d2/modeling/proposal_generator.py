@@ -109,6 +109,10 @@ class MeanShiftProposer(nn.Module):
             return self._training_proposals(label_map.detach(), gt_instances, instance_ids, images), losses
         return self.predict_proposals(label_map, images), {}
 
+    def losses(self, features: dict[str, Tensor], instance_ids: Tensor) -> dict[str, Tensor]:
+        """The losses alone, without looking for proposals; arguments as :meth:`forward`."""
+        return self.criterion(self.label_head(features), instance_ids, get_event_storage().iter)
+
     @torch.no_grad()
     def predict_proposals(self, label_map: Tensor, images: ImageList) -> list[Instances]:
         """Proposals of every image from the label map (N, h, w), before or after the ReLU."""

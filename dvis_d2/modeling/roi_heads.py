@@ -190,6 +190,12 @@ class DVISROIHeads(ROIHeads):
             "loss_mask": loss_mask * (self.mask_loss_weight / max(mask_logits.numel(), 1)),
         }
 
+    def zero_losses(self) -> dict[str, Tensor]:
+        """The keys of :meth:`losses` while the heads do not train yet: logs stay aligned, and every parameter has the
+        gradient that distributed training waits for."""
+        zero = 0 * sum(p.sum() for p in self.parameters())
+        return dict.fromkeys(("loss_cls", "loss_iou", "loss_mask"), zero)
+
     @torch.no_grad()
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""

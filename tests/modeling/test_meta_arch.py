@@ -138,3 +138,21 @@ def test_trains_and_infers_on_cuda(tiny_cfg):
         losses = train_step(model, [make_input(two_objects())])
     assert all(value.isfinite() for value in losses.values())
     assert infer(model, torch.zeros(3, 64, 64, dtype=torch.uint8))["instances"].pred_masks.is_cuda
+
+
+def test_heads_join_at_their_iteration(tiny_cfg):
+    """Until then their losses are 0 with a (zero) gradient for every parameter, as distributed training needs."""
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.MODEL.DVIS_ROI_HEADS.START = 10, 0.5
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg).train()
+    for iteration, joined in ((4, False), (5, True)):
+        model.zero_grad()
+        with EventStorage(iteration):
+            losses = model([make_input(two_objects()), make_input(two_objects())])
+        assert set(losses) == LOSSES
+        assert (losses["loss_cls"] > 0) == joined
+        sum(losses.values()).backward()
+        gradients = [p.grad for p in model.roi_heads.parameters()]
+        assert all(g is not None for g in gradients)
+        assert any(g.abs().sum() > 0 for g in gradients) == joined
+        assert model.proposal_generator.label_head.predictor.weight.grad.abs().sum() > 0
