@@ -13,13 +13,32 @@ def add_dvis_config(cfg: CN) -> None:
     # filled from the JSON at training, so that a saved config names its classes without the data
     cfg.DATASETS.CUSTOM.CLASS_NAMES = []
 
+    # training images turned by 0, 90, 180 or 270 degrees: with the flip, the eight symmetries of microscopy
+    cfg.INPUT.RANDOM_RIGHT_ANGLES = False
+    # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none
+    cfg.INPUT.COLOR_JITTER = 0.0
+
     # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: design decision 12)
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
+    cfg.SOLVER.EMA_DECAY = 0.0
 
     # evaluation and demo take thresholds.yaml beside MODEL.WEIGHTS, if it is there (docs/tuning.md)
     cfg.TEST.USE_TUNED_THRESHOLDS = True
     # tune on half of DATASETS.TEST[0] after training, before the final evaluation, and write that file
     cfg.TEST.TUNE_THRESHOLDS = False
+
+    # DeepLab-v3's backbone, build_dvis_deeplab_backbone: three keys of Detectron2's DeepLab project, and its pooling
+    cfg.MODEL.RESNETS.RES4_DILATION = 1  # 2, with RES5_DILATION 4: output stride 8
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]  # factor of RES5_DILATION in each block of res5
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"  # three 3x3 convolutions, or "basic", one of 7x7
+    cfg.MODEL.ASPP = CN()
+    cfg.MODEL.ASPP.CHANNELS = 256
+    cfg.MODEL.ASPP.DILATIONS = [6, 12, 18]  # for output stride 16 (DeepLab-v3); twice that for 8
+    cfg.MODEL.ASPP.NORM = "SyncBN"
+    cfg.MODEL.ASPP.DROPOUT = 0.1  # of the output, as in DeepLab
 
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
@@ -49,7 +68,10 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.VARIATIONAL_LOSS.PI_REDUCTION = "instances"
     cfg.MODEL.VARIATIONAL_LOSS.PI_DIFFERENT_WEIGHT = 2.0
     # ((window, weight), ...): mixture of windows in map pixels, 0 = all pairs of the image
+    # "stratified": one window, odd, of weight 1; 0 = the paper's 129
     cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS = ((0, 1.0),)
+    # the windows count from this share of MAX_ITER on, until then all pairs of an image
+    cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS_START = 0.0
     # same-instance pairs over the whole image whatever the windows, so that labels do not drift in an object
     cfg.MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL = False
     cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = False  # background as one more instance in the pairs (authors)
@@ -57,6 +79,8 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED = False
     # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"
     cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"
+    # "welsch" alone: its scale in label units at MS_START and at MAX_ITER, geometric between; () = (1.0, 0.1)
+    cfg.MODEL.VARIATIONAL_LOSS.MS_SCALE = ()
     cfg.MODEL.VARIATIONAL_LOSS.MS_WEIGHT = 0.1
     # the regularisation joins at this share of MAX_ITER: earlier, it slows the separation (decision 4)
     cfg.MODEL.VARIATIONAL_LOSS.MS_START = 0.5
@@ -71,9 +95,10 @@ def add_dvis_config(cfg: CN) -> None:
     # components of linked neighbours (dvis_d2/modeling/grouping.py)
     cfg.MODEL.MEAN_SHIFT.READINGS = ["levels", "parts", "linked"]
     cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLD = 0.25
-    cfg.MODEL.MEAN_SHIFT.MIN_AREA = 4  # map cells
+    # map cells; smaller ones that touch other foreground are dropped
+    cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2
     # parts below this share of a level's largest part are dropped from the level
-    cfg.MODEL.MEAN_SHIFT.CRUMB_RATIO = 0.25
+    cfg.MODEL.MEAN_SHIFT.CRUMB_RATIO = 0.05
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
     cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
 

@@ -59,6 +59,8 @@ class DVISDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True, keep_ground_truth: bool = False) -> dict[str, Any]:
         augmentations = detection_utils.build_augmentation(cfg, is_train)
+        if is_train:
+            augmentations += _extra_augmentations(cfg)
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         return {
@@ -97,3 +99,17 @@ class DVISDatasetMapper:
                 ignore_mask=ignore_mask,
             )
         return result
+
+
+def _extra_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """What Detectron2 has augmentations for, but no config keys."""
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.RANDOM_RIGHT_ANGLES:
+        augmentations.append(T.RandomRotation([0, 90, 180, 270], expand=True, sample_style="choice"))
+    jitter = cfg.INPUT.COLOR_JITTER
+    if not 0 <= jitter < 1:
+        raise ValueError(f"INPUT.COLOR_JITTER is {jitter}; give a number in [0, 1), 0 for none")
+    if jitter:
+        kinds = T.RandomBrightness, T.RandomContrast, T.RandomSaturation
+        augmentations += [kind(1 - jitter, 1 + jitter) for kind in kinds]
+    return augmentations

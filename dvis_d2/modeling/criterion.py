@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -22,17 +23,24 @@ class VariationalCriterion(nn.Module):
         pi_weight, pi_margin, pi_pairs, pi_reduction, pi_different_weight:
             :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
         pi_windows: (side in map pixels, factor) of every window of ``pi_pairs="exact"``, 0 for the whole map.
-            The sampled pairs accept the default alone.
+            ``"stratified"`` accepts one, odd and of factor 1, instead of its own 129; ``"random"`` none.
+        pi_windows_start: iteration from which the windows count; until then all pairs of an image do.
         pi_same_global: same-instance pairs over the whole map whatever the windows.
         pi_density_weighted: ``density_weighted`` of ``pi_pairs="stratified"``.
         pi_background: the background forms pairs as one more instance.
         ms_weight, ms_kind: :func:`~dvis_d2.modeling.losses.mumford_shah_loss`.
         quant_weight: :func:`~dvis_d2.modeling.losses.quantization_loss`.
+        ms_scale: of ``ms_kind="welsch"`` alone, in label units: the scale at ``ms_start`` and at ``ms_end``, between
+            which it falls geometrically, so that the term starts smooth and ends counting edges. Empty: (1.0,
+            0.1), from one level of labels to the theta below which labels count as equal.
+        ms_end: iteration at which the second scale is reached, mostly the last; ``"welsch"`` needs it unless both
+            scales are equal.
         ms_start, quant_start: iteration from which the term counts; until then it is 0 but present.
         theta: of the Huber loss in the binary and the pairwise term.
 
     Raises:
-        ValueError: if a weight or a start is negative; at the first call if an option of a term does not fit.
+        ValueError: if a weight or a start is negative, or if ``ms_scale`` or ``ms_end`` do not fit ``ms_kind``; at
+            the first call if an option of a term does not fit.
     """
 
     def __init__(
@@ -47,12 +55,15 @@ class VariationalCriterion(nn.Module):
         pi_reduction: str = "instances",
         pi_different_weight: float = 2.0,
         pi_windows: Sequence[tuple[int, float]] = ((0, 1.0),),
+        pi_windows_start: int = 0,
         pi_same_global: bool = False,
         pi_density_weighted: bool = False,
         pi_background: bool = False,
         ms_weight: float = 0.1,
         ms_kind: str = "cauchy",
+        ms_scale: Sequence[float] = (),
         ms_start: int = 0,
+        ms_end: int | None = None,
         quant_weight: float = 0.1,
         quant_start: int = 0,
         theta: float = 0.1,
@@ -65,7 +76,8 @@ class VariationalCriterion(nn.Module):
             "loss_quant": quant_weight,
         }
         self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
-        for name, value in (*self.weights.items(), *self.starts.items()):
+        self.pi_windows_start = pi_windows_start
+        for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
             if not value >= 0:
                 raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
         self.binary_options = {"margin": binary_margin, "theta": theta, "balance": binary_balance}
@@ -81,8 +93,11 @@ class VariationalCriterion(nn.Module):
         }
         windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
         if windows != ((0, 1.0),):
-            self.pi_options["window"] = windows
-        self.ms_options = {"kind": ms_kind}
+            one_whole = len(windows) == 1 and windows[0][1] == 1
+            self.pi_options["window"] = windows[0][0] if pi_pairs == "stratified" and one_whole else windows
+        self.ms_kind = ms_kind
+        self.ms_end = ms_end
+        self.ms_scale = _check_scale(ms_kind, tuple(ms_scale), ms_end)
 
     def forward(self, logits: Tensor, instance_ids: Tensor, iteration: int = 0) -> dict[str, Tensor]:
         """Compute the terms.
@@ -91,16 +106,21 @@ class VariationalCriterion(nn.Module):
             logits: float (N, H, W), the network's output before the ReLU. The binary and the pairwise term
                 take it as it is, so that foreground below 0 has a gradient; the others apply the ReLU.
             instance_ids: int64 (N, H, W), 0 background, k >= 1 instance, -1 ignored.
-            iteration: of the training, for the terms that start late.
+            iteration: of the training, for the terms that start late and the scale of ``"welsch"``.
 
         Returns:
             Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted. The keys
             depend on the weights alone, never on the batch or the iteration.
         """
+        pi_options = self.pi_options
+        if iteration < self.pi_windows_start:
+            pi_options = {name: value for name, value in pi_options.items() if name != "window"}
         terms = {
             "loss_binary": lambda: binary_loss(logits, instance_ids, **self.binary_options),
-            "loss_pi": lambda: permutation_invariant_loss(logits, instance_ids, **self.pi_options),
-            "loss_ms": lambda: mumford_shah_loss(logits, instance_ids, **self.ms_options),
+            "loss_pi": lambda: permutation_invariant_loss(logits, instance_ids, **pi_options),
+            "loss_ms": lambda: mumford_shah_loss(
+                logits, instance_ids, kind=self.ms_kind, **self._ms_options(iteration)
+            ),
             "loss_quant": lambda: quantization_loss(logits, instance_ids),
         }
         losses = {}
@@ -112,3 +132,29 @@ class VariationalCriterion(nn.Module):
             else:
                 losses[name] = weight * terms[name]()
         return losses
+
+    def _ms_options(self, iteration: int) -> dict[str, float]:
+        if not self.ms_scale:
+            return {}
+        first, last = self.ms_scale
+        if first == last:
+            return {"scale": first}
+        start = self.starts["loss_ms"]
+        progress = min((iteration - start) / max(self.ms_end - start, 1), 1.0)
+        return {"scale": first * (last / first) ** progress}
+
+
+def _check_scale(kind: str, scale: tuple[float, ...], end: int | None) -> tuple[float, ...]:
+    """The two scales of ``"welsch"``; () for the other kinds, which have none."""
+    if kind != "welsch":
+        if scale:
+            raise ValueError(
+                f"VariationalCriterion: ms_scale {scale} needs ms_kind='welsch', not {kind!r}; leave it empty"
+            )
+        return ()
+    scale = scale or (1.0, 0.1)
+    if len(scale) != 2 or not all(0 < x < math.inf for x in scale):
+        raise ValueError(f"VariationalCriterion: ms_scale must be two positive numbers, not {scale}")
+    if end is None and scale[0] != scale[1]:
+        raise ValueError(f"VariationalCriterion: ms_scale {scale} changes until ms_end: give that iteration")
+    return scale

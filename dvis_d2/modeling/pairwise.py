@@ -2,46 +2,29 @@
 
 Shapes and names:
     N, H, W: images of a batch, height and width of the label map.
-    P: foreground pixels of the batch.
-    E: entries, a pixel once for every tile that holds it (E = P without windows).
+    P: foreground pixels of the batch, ordered by image and then by label.
+    E: entries, the pixels that take part in a sum, P at most.
     segment: a set of entries that form pairs with one another: an image or a tile, or an instance in one.
 
 Labels are scalars, so after a sort the partners of a pixel whose labels lie within a distance ``s`` below its
 own are a contiguous range. Prefix sums of w and w * x over the sorted entries then give the weight and the
 total distance of those partners, and from them the loss and its gradient. ``docs/loss.md`` has the
-derivation.
+derivation. Most of the time goes to memory, so the arithmetic overwrites its operands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dvis_d2.modeling.fused_gradient import accumulation_dtype, attach_gradient
-from dvis_d2.modeling.sorted_segments import (
-    Entries,
-    Segments,
-    ascending_bits,
-    build_segments,
-    partners_within,
-    segment_bounds,
-    take,
-)
-from dvis_d2.modeling.tiles import assign_tiles, covers
-
-
-@dataclass
-class _Term:
-    """Sums over the pairs of each image (N,), and the derivative of the sum over all images by entry (E,)."""
-
-    loss: Tensor
-    pair_weight: Tensor
-    pair_count: Tensor  # int64
-    segments: Segments
-    gradient: Tensor
+from dvis_d2.modeling.pair_terms import different_term, same_term
+from dvis_d2.modeling.sorted_segments import Entries, Segments, build_segments, group, take
+from dvis_d2.modeling.sorting import ascending_bits, stable_argsort, true_positions
+from dvis_d2.modeling.tiles import Tiles, covers
 
 
 def exact_pair_loss(
@@ -73,76 +56,89 @@ def exact_pair_loss(
     return attach_gradient(label_map, loss, gradient)
 
 
+@dataclass
+class _Pixels:
+    """The foreground pixels, ordered by image and then by label; (P,) each."""
+
+    index: Tensor  # int64, position in the flattened batch
+    image: Tensor  # int64
+    count: Tensor  # int64 (N,), pixels of every image
+    value: Tensor  # float64
+    weight: Tensor  # float64
+    instances: Entries  # the instances of the images
+
+
+@dataclass
+class _Sums:
+    """Sums over the pairs of each image (N,), and the derivative of the sum over all images (P,)."""
+
+    loss: Tensor
+    pair_weight: Tensor
+    has_pairs: Tensor  # int64, > 0 for images that have such a pair
+    gradient: Tensor
+
+    @classmethod
+    def zeros(cls, pixels: _Pixels) -> _Sums:
+        per_image = pixels.value.new_zeros(2, len(pixels.count))
+        return cls(*per_image, torch.zeros_like(pixels.count), torch.zeros_like(pixels.value))
+
+    def add(self, segments: Segments, shares: tuple[Tensor, Tensor], sign: int = 1) -> None:
+        loss, gradient = shares
+        entries = segments.entries
+        self.loss.add_(entries.sum_images(loss), alpha=sign)
+        self.pair_weight.add_(segments.pair_weight, alpha=sign)
+        self.has_pairs.add_(segments.has_pairs, alpha=sign)
+        self.gradient.index_add_(0, entries.pixel, gradient, alpha=sign)
+
+
 @torch.no_grad()
 def _loss_and_gradient(
     label_map: Tensor, instance_ids: Tensor, foreground: Tensor, weights: Tensor | None, options: tuple
 ) -> tuple[Tensor, Tensor]:
     margin, theta, reduction, different_weight, windows, same_global = options
-    num_images, height, width = label_map.shape
     device = label_map.device
     work = float64_device(device)
-
-    index = foreground.flatten().nonzero().squeeze(1).to(work)
-    raw = take(label_map.flatten().to(work), index)
-    order = ascending_bits(raw).argsort(stable=True)
-    value = raw.double()
-    image = torch.div(index, height * width, rounding_mode="floor")
-    ids = take(instance_ids.flatten().to(work), index)
-    weight = torch.ones_like(value) if weights is None else take(weights.flatten().to(work), index).double()
-
-    # One sort by value serves every segmentation: each is a stable sort of small integers on top of it.
-    by_instance, key = _stable_sort(order, image * (ids.amax() + 1 if len(ids) else 1) + ids)
-    number, start, end = segment_bounds(key)
-    instance = torch.empty_like(number).scatter_(0, by_instance, number)
-    if reduction == "instances":
-        weight = weight / torch.empty_like(weight).scatter_(0, by_instance, (end - start).double())
-    del raw, ids, key, start, end
-
+    inputs = (x if x is None else x.to(work) for x in (label_map, instance_ids, foreground, weights))
+    pixels = _sort_pixels(*inputs, reduction)
     reach = 2 * max(margin, theta)
-    loss = value.new_zeros(())
-    gradient = torch.zeros_like(value)
+    loss, gradient = pixels.value.new_zeros(()), torch.zeros_like(pixels.value)
 
-    def prepare(entries: Entries) -> Segments:
-        return build_segments(entries, value, image, reach)
-
-    def add(term: _Term, scale: Tensor) -> None:
+    def add(term: _Sums, scale: Tensor) -> None:
         nonlocal loss
         loss = loss + (term.loss * scale).sum()
-        share = term.gradient * take(scale, term.segments.image)
-        gradient.index_add_(0, term.segments.pixel, share)
+        gradient.addcmul_(term.gradient, take(scale, pixels.image))
 
-    whole_instances = Entries(by_instance, number, take(weight, by_instance))
     if same_global:
-        same = _same_term(prepare(whole_instances), theta, num_images)
-        add(same, _mean_scale(same.pair_weight, same.pair_count) * sum(factor for _, factor in windows))
+        same = _Sums.zeros(pixels)
+        segments = build_segments(pixels.instances, pixels.value, pixels.weight, reach)
+        same.add(segments, same_term(segments, theta))
+        add(same, _mean_scale(same.pair_weight, same.has_pairs) * sum(factor for _, factor in windows))
     for side, factor in windows:
-        if covers(side, height, width):
-            pixel, segment = _stable_sort(order, image)
-            entries, instances = Entries(pixel, segment, take(weight, pixel)), whole_instances
-        else:
-            entries, instances = _tile_entries(order, index, instance, weight, label_map.shape, side)
-        segments = prepare(instances)
-        same = _same_term(segments, theta, num_images)
-        inside = _different_term(segments, margin, theta, num_images)
-        every = _different_term(prepare(entries), margin, theta, num_images)
-        different_count = every.pair_count - same.pair_count
+        groupings, weight = _groupings(pixels, label_map.shape[1:], side)
+        same, different = _Sums.zeros(pixels), _Sums.zeros(pixels)
+        for every, instances in groupings:
+            # All pairs less those of the instances. One set of segments at a time, since they fill the memory.
+            segments = build_segments(instances, pixels.value, weight, reach)
+            if not same_global:
+                same.add(segments, same_term(segments, theta))
+            different.add(segments, different_term(segments, margin, theta), sign=-1)
+            segments = build_segments(every, pixels.value, weight, reach)
+            different.add(segments, different_term(segments, margin, theta))
         if reduction == "instances":
-            same_scale = _mean_scale(same.pair_weight, same.pair_count)
-            different_scale = _mean_scale(every.pair_weight - same.pair_weight, different_count)
+            same_scale = _mean_scale(same.pair_weight, same.has_pairs)
+            different_scale = _mean_scale(different.pair_weight, different.has_pairs)
         else:
-            same_scale = _mean_scale(every.pair_weight, every.pair_count)
+            same_scale = _mean_scale(same.pair_weight + different.pair_weight, same.has_pairs + different.has_pairs)
             # Where nothing differs, all minus same is rounding noise, which must not become a gradient.
-            different_scale = torch.where(different_count > 0, same_scale, 0)
-        different_scale = different_scale * (factor * different_weight)
+            different_scale = torch.where(different.has_pairs > 0, same_scale, 0)
         if not same_global:
             add(same, same_scale * factor)
-        add(every, different_scale)
-        add(inside, -different_scale)
+        add(different, different_scale * (factor * different_weight))
 
     # The sums above would hide an infinite value in a segment that has no partner for it.
-    loss = loss + value.sum() * 0
+    loss = loss + pixels.value.sum() * 0
     full = torch.zeros(label_map.numel(), dtype=accumulation_dtype(label_map), device=work)
-    full[index] = gradient.to(full.dtype)
+    full.scatter_(0, pixels.index, gradient.to(full.dtype))
     # float64 does not exist on every device, so the loss leaves in the dtype of the result.
     return loss.to(full.dtype).to(device), full.view_as(label_map).to(device)
 
@@ -152,76 +148,57 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _stable_sort(order: Tensor, segment: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the pixels listed in ``order`` by their ``segment``, keeping ties; return both."""
-    segment, permutation = take(segment, order).sort(stable=True)
-    return take(order, permutation), segment
+def _sort_pixels(
+    label_map: Tensor, instance_ids: Tensor, foreground: Tensor, weights: Tensor | None, reduction: str
+) -> _Pixels:
+    index = true_positions(foreground.flatten())
+    count = foreground.flatten(1).sum(1)
+    image = torch.repeat_interleave(count, output_size=len(index))
+    raw = take(label_map.flatten(), index)
+    order = stable_argsort(image, stable_argsort(ascending_bits(raw)))
+    index, value = take(index, order), take(raw, order).double()
+
+    # One sort by value serves every segmentation: each is a stable sort of small integers on top of it.
+    label = take(instance_ids.flatten(), index)
+    label += image * (label.amax() + 1 if len(label) else 1)
+    order = stable_argsort(label)
+    instances = group(order, take(label, order), count)
+    weight = torch.ones_like(value) if weights is None else take(weights.flatten(), index).double()
+    if reduction == "instances":
+        size = take(instances.bounds.diff(), instances.number).double()
+        weight /= torch.empty_like(size).scatter_(0, order, size)
+    return _Pixels(index, image, count, value, weight, instances)
 
 
-def _tile_entries(
-    order: Tensor, index: Tensor, instance: Tensor, weight: Tensor, shape: torch.Size, side: int
-) -> tuple[Entries, Entries]:
-    """Entries of the tiles, and of the instances within the tiles."""
-    pixel, tile, scale = assign_tiles(order, index, shape, side)
-    weight = take(weight, pixel) * scale
-    tile, permutation = tile.sort(stable=True)
-    entries = Entries(take(pixel, permutation), tile, take(weight, permutation))
-    key, permutation = (tile * (len(order) + 1) + take(instance, entries.pixel)).sort(stable=True)
-    instances = Entries(take(entries.pixel, permutation), key, take(entries.weight, permutation))
-    return entries, instances
+def _groupings(pixels: _Pixels, shape: torch.Size, side: int) -> tuple[Iterable[tuple[Entries, Entries]], Tensor]:
+    """Segmentations (images or tiles, the instances within them) that together hold all pairs of the window, and the
+    pixels' weights in them."""
+    if covers(side, *shape):
+        every = group(torch.arange(len(pixels.index), device=pixels.index.device), pixels.image, pixels.count)
+        return [(every, pixels.instances)], pixels.weight
+    height, width = shape
+    row = torch.div(pixels.index, width, rounding_mode="floor")
+    tiles = Tiles(row % height, pixels.index - row * width, shape, side)
+    return _tile_groupings(pixels, tiles), pixels.weight * tiles.scale()
 
 
-def _same_term(segments: Segments, theta: float, num_images: int) -> _Term:
-    """Sum of L_h(|vi - vj|) over the pairs of every segment.
-
-    With h' = min(d / theta, 1): L_h(d) = d h'(d) / 2 + max(d - theta, 0) / 2, and the sum of d h'(d) over the
-    pairs is the sum of value times slope over the pixels.
-    """
-    w = segments.prefix_weight
-    below, distance_below, above, distance_above = partners_within(segments, theta)
-    total_below = w[:-1] - take(w, segments.start)
-    far_below = total_below - below
-    far = far_below - (take(w, segments.end) - w[1:] - above)
-    slope = far + (distance_below - distance_above) / theta
-    loss = segments.weight * (segments.value * (slope + far) - theta * far_below) / 2
-    return _reduce_images(segments, loss, segments.weight * slope, total_below, num_images)
-
-
-def _different_term(segments: Segments, margin: float, theta: float, num_images: int) -> _Term:
-    """Sum of L_h(ReLU(margin - |vi - vj|)) over the pairs of every segment.
-
-    With u = margin - d and h' = (ReLU(u) - ReLU(u - theta)) / theta:
-    L_h(u) = (margin - d) h' / 2 + ReLU(u - theta) / 2.
-    """
-    flat = max(margin - theta, 0.0)  # below this distance the loss is linear
-    below, distance_below, above, distance_above = partners_within(segments, margin)
-    down = margin * below - distance_below
-    up = margin * above - distance_above
-    below, distance_below, above, distance_above = partners_within(segments, flat)
-    flat_down = flat * below - distance_below
-    down = (down - flat_down) / theta
-    up = (up - (flat * above - distance_above)) / theta
-    slope = up - down
-    loss = segments.weight * (margin * down + segments.position * slope + flat_down) / 2
-    total_below = segments.prefix_weight[:-1] - take(segments.prefix_weight, segments.start)
-    return _reduce_images(segments, loss, segments.weight * slope, total_below, num_images)
+def _tile_groupings(pixels: _Pixels, tiles: Tiles) -> Iterator[tuple[Entries, Entries]]:
+    first_tile = torch.arange(len(pixels.count) + 1, device=pixels.index.device) * tiles.count
+    by_instance, number = pixels.instances.pixel, pixels.instances.number
+    for tile in tiles.grids():
+        tile = torch.where(tile < 0, -1, tile + pixels.image * tiles.count)
+        outside = int((tile < 0).sum())
+        pixel = stable_argsort(tile)[outside:]
+        label = take(tile, pixel)
+        count = torch.searchsorted(label, first_tile).diff()
+        every = group(pixel, label, count)
+        tile = take(tile, by_instance)
+        order = stable_argsort(tile)[outside:]
+        label = take(tile, order).mul_(len(number)).add_(take(number, order))
+        yield every, group(take(by_instance, order), label, count)
 
 
-def _reduce_images(segments: Segments, loss: Tensor, gradient: Tensor, total_below: Tensor, num_images: int) -> _Term:
-    def per_image(x: Tensor) -> Tensor:
-        return x.new_zeros(num_images).index_add_(0, segments.image, x)
-
-    count_below = torch.arange(len(loss), device=loss.device) - segments.start
-    return _Term(
-        loss=per_image(loss),
-        pair_weight=per_image(segments.weight * total_below),
-        pair_count=per_image(count_below),
-        segments=segments,
-        gradient=gradient,
-    )
-
-
-def _mean_scale(pair_weight: Tensor, pair_count: Tensor) -> Tensor:
+def _mean_scale(pair_weight: Tensor, has_pairs: Tensor) -> Tensor:
     """Factors (N,) that turn per-image sums into the mean over the images that have a pair."""
-    present = pair_count > 0
+    present = has_pairs > 0
     return torch.where(present, 1 / (pair_weight * present.sum()), 0)

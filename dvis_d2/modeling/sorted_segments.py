@@ -1,9 +1,11 @@
 """Sorted segments of entries and the prefix sums from which sums over pairs are read.
 
 Shapes and names:
-    P: foreground pixels of a batch.
-    E: entries, a pixel once for every tile that holds it (E = P without windows).
-    segment: a set of entries that form pairs with one another: an image or a tile, or an instance in one.
+    N: images of a batch.
+    P: its foreground pixels.
+    E: entries, the pixels that take part, P at most.
+    S: segments. A segment is a set of entries that form pairs with one another: an image or a tile, or an
+        instance in one.
 """
 
 from __future__ import annotations
@@ -11,32 +13,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from dvis_d2.modeling.sorting import partner_ranges, true_positions
 
 
 @dataclass
 class Entries:
-    """Entries sorted by (segment, value), (E,) each."""
+    """Entries sorted by (segment, value)."""
 
-    pixel: Tensor  # int64, which foreground pixel an entry is
-    segment: Tensor  # int64, ascending
-    weight: Tensor  # float64
+    pixel: Tensor  # int64 (E,), which foreground pixel an entry is
+    number: Tensor  # int64 (E,), the entry's segment, 0 .. S - 1 ascending
+    bounds: Tensor  # int64 (S + 1,), first entry of every segment, and E
+    count: Tensor  # int64 (N,), entries of every image; segments come image by image
+
+    def sum_images(self, x: Tensor) -> Tensor:
+        """Sums (N,) of float ``x`` (E,) over the images, each by itself, so that none costs another precision."""
+        return torch.segment_reduce(x, "sum", lengths=self.count, unsafe=True)
 
 
 @dataclass
 class Segments:
-    """Prefix sums over sorted entries: (E,) each, (E + 1,) the prefix sums. Floats are float64."""
+    """Prefix sums over sorted entries: float64, (E,) each, (E + 1,) the prefix sums."""
 
-    pixel: Tensor
-    image: Tensor  # int64
+    entries: Entries
     weight: Tensor
-    value: Tensor  # relative to the lowest of the segment
-    start: Tensor  # int64, first entry of the entry's segment
-    end: Tensor  # int64, one past its last
+    value: Tensor
     key: Tensor  # ascending over all entries; differences up to the reach equal those of the values
     position: Tensor  # key relative to the segment's start
     prefix_weight: Tensor
     prefix_position: Tensor  # of weight * position
+    pair_weight: Tensor  # (N,), total weight of the pairs of every image
+    has_pairs: Tensor  # int64 (N,), > 0 for images with a pair: entries beyond the first of their segment
+
+    def weight_bounds(self) -> tuple[Tensor, Tensor]:
+        """The prefix weights at the first entry of each entry's segment and one past its last, (E,) each."""
+        bounds = take(self.prefix_weight, self.entries.bounds)
+        return take(bounds[:-1], self.entries.number), take(bounds[1:], self.entries.number)
+
+
+@dataclass
+class Partners:
+    """Prefix sums at the ends of the ranges of :func:`~dvis_d2.modeling.sorting.partner_ranges`, (E,) each."""
+
+    weight_first: Tensor
+    weight_last: Tensor
+    position_first: Tensor
+    position_last: Tensor
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -44,74 +68,55 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index)
 
 
-def ascending_bits(value: Tensor) -> Tensor:
-    """Integers (P,) that sort as the floats ``value`` do. torch sorts integers several times faster."""
-    if value.dtype == torch.float64:
-        bits, sign_bit, magnitude = value.view(torch.int64), 63, 0x7FFF_FFFF_FFFF_FFFF
-    else:
-        bits, sign_bit, magnitude = value.float().view(torch.int32), 31, 0x7FFF_FFFF
-    return bits ^ ((bits >> sign_bit) & magnitude)
+def group(pixel: Tensor, label: Tensor, count: Tensor) -> Entries:
+    """Entries whose segments are the runs of equal ``label``, int64 (E,); the rest as in :class:`Entries`."""
+    is_first = torch.ones_like(label, dtype=torch.bool)
+    torch.ne(label[1:], label[:-1], out=is_first[1:])
+    start = true_positions(is_first)
+    bounds = torch.cat((start, start.new_full((1,), len(label))))
+    return Entries(pixel, is_first.cumsum(0).sub_(1), bounds, count)
 
 
-def segment_bounds(segment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For sorted segment labels (E,): each entry's segment from 0, its first entry, one past its last."""
-    size = len(segment)
-    entry = torch.arange(size, device=segment.device)
-    is_first = torch.ones(size, dtype=torch.bool, device=segment.device)
-    is_first[1:] = segment[1:] != segment[:-1]
-    number = is_first.cumsum(0) - 1
-    # Slot k holds the start of segment k; slots past the last segment hold E; the final slot takes the rest.
-    starts = torch.full((size + 2,), size, device=segment.device)
-    starts.scatter_(0, torch.where(is_first, number, size + 1), entry)
-    return number, take(starts, number), take(starts, number + 1)
-
-
-def build_segments(entries: Entries, value: Tensor, image: Tensor, reach: float) -> Segments:
+def build_segments(entries: Entries, value: Tensor, weight: Tensor, reach: float) -> Segments:
     """Prefix sums of sorted entries.
 
-    The key is the running sum of the gaps between neighbours, each cut at ``reach``, which is also put
-    between segments. Cutting changes no distance below ``reach``, and a single extreme value in one image
-    cannot cost the others their precision.
+    The key starts at ``reach`` and is the running sum of the gaps between neighbours, each cut at ``reach``,
+    which is also put between segments. Cutting changes no distance below ``reach``, and a single extreme
+    value in one image cannot cost the others their precision.
+
+    Args:
+        value, weight: float64 (P,), of every foreground pixel.
+        reach: more than the largest distance to be asked for.
     """
-    segment = entries.segment
-    _, start, end = segment_bounds(segment)
-    value = take(value, entries.pixel)
-    key = torch.zeros_like(value)
-    key[1:] = torch.where(segment[1:] == segment[:-1], value.diff().clamp_(max=reach), reach)
-    key = key.cumsum_(0)
-    position = key - take(key, start)
+    start = entries.bounds[:-1]
+    value, weight = take(value, entries.pixel), take(weight, entries.pixel)
+    key = torch.empty_like(value)
+    torch.sub(value[1:], value[:-1], out=key[1:])
+    key = key.index_fill_(0, start, reach).clamp_(max=reach).cumsum_(0)
+    position = key - take(take(key, start), entries.number)
+    prefix_weight = _prefix_sum(weight)
+    first_of_image = F.pad(entries.count.cumsum(0), (1, 0))
+    below = take(take(prefix_weight, start), entries.number)
+    pair_weight = entries.sum_images(torch.sub(prefix_weight[:-1], below, out=below).mul_(weight))
     return Segments(
-        pixel=entries.pixel,
-        image=take(image, entries.pixel),
-        weight=entries.weight,
-        value=value - take(value, start),
-        start=start,
-        end=end,
+        entries=entries,
+        weight=weight,
+        value=value,
         key=key,
         position=position,
-        prefix_weight=_prefix_sum(entries.weight),
-        prefix_position=_prefix_sum(entries.weight * position),
+        prefix_weight=prefix_weight,
+        prefix_position=_prefix_sum(weight * position),
+        pair_weight=pair_weight,
+        has_pairs=entries.count - torch.searchsorted(start, first_of_image).diff(),
     )
 
 
-def partners_within(segments: Segments, distance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Partners whose label is at most ``distance`` below, and above: their weight and weighted distance.
-
-    Returns:
-        weight below, distance below, weight above, distance above; (E,) each.
-    """
-    w, wx, x = segments.prefix_weight, segments.prefix_position, segments.position
-    first = torch.searchsorted(segments.key, segments.key - distance)
-    # ``first`` ascends, so the entries whose range includes j are those after j with first <= j: counting
-    # them gives the upper end without a second search, and every pair is seen from both of its ends or from
-    # none.
-    starting = torch.zeros(len(w), dtype=torch.int64, device=w.device)
-    last = starting.scatter_add_(0, first, torch.ones_like(first))[:-1].cumsum(0)
-    below = w[:-1] - take(w, first)
-    distance_below = (x * below).sub_(wx[:-1] - take(wx, first))
-    above = take(w, last) - w[1:]
-    distance_above = (take(wx, last) - wx[1:]).sub_(x * above)
-    return below, distance_below, above, distance_above
+def partners_within(segments: Segments, distance: float) -> Partners:
+    """Where the partners at most ``distance`` away end, in prefix sums. Every pair is seen from both of its ends
+    or from none."""
+    first, last = partner_ranges(segments.key, distance)
+    w, wx = segments.prefix_weight, segments.prefix_position
+    return Partners(take(w, first), take(w, last), take(wx, first), take(wx, last))
 
 
 def _prefix_sum(x: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
-"""Overlapping tiles of a label map, as segments for the exact pair sums."""
+"""Overlapping tiles of a label map, as four grids of tiles that do not overlap."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,42 +14,59 @@ def covers(side: int, height: int, width: int) -> bool:
     return side == 0 or side >= max(height, width)
 
 
-def assign_tiles(order: Tensor, index: Tensor, shape: tuple[int, int, int], side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """List every pixel once for each tile that holds it.
+@dataclass
+class Tiles:
+    """The tiles of the pixels at ``row`` and ``column``.
 
     Tiles of ``side`` x ``side`` map pixels start at the map's upper left corner and repeat every ``side /
     2``, as many as cover the map. A pixel lies in one or two tiles along each axis, so in T = 1, 2 or 4.
-
-    Args:
-        order: int64 (P,), the order in which pixels are to be listed.
-        index: int64 (P,), position of each pixel in the flattened batch.
-        shape: (N, H, W) of the batch.
-        side: even number of map pixels, > 0.
-
-    Returns:
-        pixel: int64 (E,), P <= E <= 4 P, in the order given.
-        tile: int64 (E,), unique over the batch.
-        scale: float64 (E,), 1 / sqrt(T). The scales of two pixels, multiplied and summed over the tiles that
-            they share, make a pair with the same tiles count 1, and other pairs (tiles shared) / sqrt(T1 *
-            T2).
+    Tiles ``side`` apart do not overlap: every second tile along each axis makes a grid in which a pixel lies
+    in one tile or in none.
     """
-    _, height, width = shape
-    rows, columns = _tile_count(height, side), _tile_count(width, side)
-    stride = side // 2
-    index = index.index_select(0, order)
-    image = torch.div(index, height * width, rounding_mode="floor")
-    offset = index - image * (height * width)
-    last_row = torch.div(offset, width * stride, rounding_mode="floor")
-    last_column = torch.div(offset % width, stride, rounding_mode="floor")
-    step = torch.arange(2, device=order.device)
-    row = last_row[:, None, None] - step[:, None]  # (P, 2, 1)
-    column = last_column[:, None, None] - step  # (P, 1, 2)
-    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    tile = (image[:, None, None] * rows + row) * columns + column
-    scale = inside.sum((1, 2)).double().rsqrt()
-    slot = inside.flatten().nonzero().squeeze(1)
-    entry = torch.div(slot, 4, rounding_mode="floor")
-    return order.index_select(0, entry), tile.flatten().index_select(0, slot), scale.index_select(0, entry)
+
+    row: Tensor  # int64 (P,)
+    column: Tensor  # int64 (P,)
+    shape: tuple[int, int]  # (H, W) of the map
+    side: int  # map pixels, even, > 0
+
+    @property
+    def count(self) -> int:
+        """Tiles of an image."""
+        height, width = self.shape
+        return _tile_count(height, self.side) * _tile_count(width, self.side)
+
+    def scale(self) -> Tensor:
+        """float64 (P,), 1 / sqrt(T) for every pixel.
+
+        The scales of two pixels, multiplied and summed over the tiles that they share, make a pair with the
+        same tiles count 1, and other pairs (tiles shared) / sqrt(T1 * T2).
+        """
+        rows, columns = self._axes()
+        rows, columns = ((x >= 0).sum(0).double().rsqrt_() for x in (rows, columns))
+        return rows.index_select(0, self.row) * columns.index_select(0, self.column)
+
+    def grids(self) -> Iterator[Tensor]:
+        """The grids that have a tile: int64 (P,) each, the tile of every pixel, -1 for none."""
+        rows, columns = self._axes()
+        num_columns = _tile_count(self.shape[1], self.side)
+        # A sum with a missing part must stay below 0.
+        rows = torch.where(rows < 0, -self.count, rows * num_columns)
+        columns = torch.where(columns < 0, -self.count, columns)
+        for row in rows:
+            for column in columns:
+                yield (row.index_select(0, self.row) + column.index_select(0, self.column)).clamp_(min=-1)
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        return tuple(_axis(length, self.side, self.row.device) for length in self.shape)
+
+
+def _axis(length: int, side: int, device: torch.device) -> Tensor:
+    """int64 (1 or 2, length): for even tiles, and for odd ones if there are any, the tile of every position
+    along an axis, -1 for none."""
+    count = _tile_count(length, side)
+    last = torch.arange(length, device=device).div(side // 2, rounding_mode="floor")
+    tile = torch.stack([last - (last - parity) % 2 for parity in range(min(count, 2))])
+    return torch.where(tile < count, tile, -1)
 
 
 def _tile_count(length: int, side: int) -> int:

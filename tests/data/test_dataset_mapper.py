@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dvis_d2.config import add_dvis_config
 from dvis_d2.data import DVISDatasetMapper
 from dvis_d2.data.ground_truth import build_ground_truth
 
@@ -303,6 +304,7 @@ def test_one_pixel_image(tmp_path):
 
 def test_from_config():
     cfg = get_cfg()
+    add_dvis_config(cfg)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     cfg.INPUT.CROP.ENABLED = True
     train, test = DVISDatasetMapper(cfg, is_train=True), DVISDatasetMapper(cfg, is_train=False)
@@ -313,3 +315,35 @@ def test_from_config():
     assert train.image_format == cfg.INPUT.FORMAT
     assert DVISDatasetMapper(cfg, is_train=False, keep_ground_truth=True).with_ground_truth
     assert not test.with_ground_truth
+
+
+def test_right_angles_turn_image_and_masks_alike(image_file, tiny_cfg):
+    """The object is the image's bright pixels: it must stay so however the image is turned."""
+    mask = block(3, 5, 9, 30) | block(3, 5, 20, 9)
+    Image.fromarray(np.repeat(np.uint8(mask)[..., None] * 255, 3, axis=2)).save(image_file)
+    tiny_cfg.INPUT.RANDOM_RIGHT_ANGLES, tiny_cfg.INPUT.MIN_SIZE_TRAIN = True, (0,)
+    turned = DVISDatasetMapper(tiny_cfg, is_train=True)
+    seen = set()
+    for seed in range(12):
+        np.random.seed(seed)
+        out = turned(dataset_dict(image_file, [annotation(rle(mask))]))
+        assert torch.equal(out["image"][0] > 127, out["instance_ids"] == 1)
+        assert torch.equal(out["instances"].gt_masks.tensor[0], out["instance_ids"] == 1)
+        seen.add(out["image"].numpy().tobytes())
+    assert len(seen) > 4  # flips and turns
+
+
+def test_color_jitter_changes_pixels_and_no_mask(image_file, tiny_cfg):
+    tiny_cfg.INPUT.COLOR_JITTER, tiny_cfg.INPUT.MIN_SIZE_TRAIN, tiny_cfg.INPUT.RANDOM_FLIP = 0.4, (0,), "none"
+    record = dataset_dict(image_file, [annotation(rle(block(2, 2, 9, 9)))])
+    a, b = (DVISDatasetMapper(tiny_cfg, is_train=True)(record) for _ in range(2))
+    assert not torch.equal(a["image"], b["image"])
+    assert torch.equal(a["instance_ids"], b["instance_ids"])
+    tested = DVISDatasetMapper(tiny_cfg, is_train=False)
+    assert torch.equal(tested(record)["image"], tested(record)["image"])
+
+
+def test_color_jitter_out_of_range_is_refused(tiny_cfg):
+    tiny_cfg.INPUT.COLOR_JITTER = 1.0
+    with pytest.raises(ValueError, match="INPUT.COLOR_JITTER is 1.0"):
+        DVISDatasetMapper(tiny_cfg, is_train=True)

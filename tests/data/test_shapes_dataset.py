@@ -159,4 +159,6 @@ def test_builtin_sets_are_registered_once():
     register_builtin()
     assert set(BUILTIN_SPLITS) <= set(DatasetCatalog.list())
     assert BUILTIN_SPLITS["shapes_easy_val"].num_images == 200
-    assert len({split.seed for split in BUILTIN_SPLITS.values()}) == len(BUILTIN_SPLITS)  # no training image in a validation set
+    assert len({split.seed for split in BUILTIN_SPLITS.values()}) == len(
+        BUILTIN_SPLITS
+    )  # no training image in a validation set

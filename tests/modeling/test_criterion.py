@@ -1,6 +1,8 @@
 import pytest
 import torch
+from detectron2.modeling import build_backbone
 
+from dvis_d2.modeling import MeanShiftProposer
 from dvis_d2.modeling.criterion import VariationalCriterion
 from dvis_d2.modeling.losses import (
     binary_loss,
@@ -133,3 +135,53 @@ def test_gradient_descent_separates_objects():
     assert max(labels[ids == k].std().item() for k in (1, 2, 3)) < 0.1
     assert (means.sort().values.diff() > 0.8).all()
     assert labels[ids == 0].max() < 0.3 < labels[ids > 0].min()
+
+
+def test_windows_may_follow_a_phase_of_all_pairs(batch):
+    logits, ids = batch
+    late = VariationalCriterion(pi_windows=((4, 1.0),), pi_windows_start=5)
+    for iteration, options in ((4, {}), (5, {"window": 4})):
+        loss = late(logits, ids, iteration)["loss_pi"]
+        expected = permutation_invariant_loss(logits, ids, reduction="instances", different_weight=2.0, **options)
+        assert loss.item() == pytest.approx(expected.item())
+    assert late(logits, ids, 4)["loss_pi"] != late(logits, ids, 5)["loss_pi"]
+
+
+def test_the_scale_of_welsch_falls_geometrically_from_its_start_to_the_end(batch):
+    logits, ids = batch
+    criterion = VariationalCriterion(ms_kind="welsch", ms_scale=(4.0, 0.25), ms_weight=1.0, ms_start=100, ms_end=300)
+    for iteration, scale in ((100, 4.0), (150, 2.0), (200, 1.0), (300, 0.25), (900, 0.25)):
+        expected = mumford_shah_loss(logits, ids, kind="welsch", scale=scale)
+        torch.testing.assert_close(criterion(logits, ids, iteration)["loss_ms"], expected)
+    assert criterion(logits, ids, 99)["loss_ms"].item() == 0
+
+
+def test_the_scale_of_welsch_has_a_default_and_may_be_constant(batch):
+    logits, ids = batch
+    losses = VariationalCriterion(ms_kind="welsch", ms_weight=1.0, ms_end=10)(logits, ids, 10)
+    torch.testing.assert_close(losses["loss_ms"], mumford_shah_loss(logits, ids, kind="welsch", scale=0.1))
+    losses = VariationalCriterion(ms_kind="welsch", ms_weight=1.0, ms_scale=(0.5, 0.5))(logits, ids, 7)
+    torch.testing.assert_close(losses["loss_ms"], mumford_shah_loss(logits, ids, kind="welsch", scale=0.5))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ms_scale": (1.0, 0.1)}, "ms_scale .* needs ms_kind='welsch', not 'cauchy'"),
+        ({"ms_kind": "welsch", "ms_scale": (1.0,), "ms_end": 9}, "two positive numbers"),
+        ({"ms_kind": "welsch", "ms_scale": (1.0, 0.0), "ms_end": 9}, "two positive numbers"),
+        ({"ms_kind": "welsch"}, "ms_end"),
+    ],
+)
+def test_scales_that_do_not_fit_the_kind_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        VariationalCriterion(**options)
+
+
+def test_config_sets_the_scale_of_welsch(tiny_cfg):
+    tiny_cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "welsch"
+    tiny_cfg.MODEL.VARIATIONAL_LOSS.MS_SCALE = (2.0, 0.5)
+    shapes = build_backbone(tiny_cfg).output_shape()
+    criterion = MeanShiftProposer.from_config(tiny_cfg, shapes)["criterion"]
+    assert criterion.ms_scale == (2.0, 0.5)
+    assert criterion.ms_end == tiny_cfg.SOLVER.MAX_ITER

@@ -6,7 +6,8 @@ pairs as the authors compute them, a convolution with one-hot kernels, one outpu
 
 Repeats of the methods are interleaved, so that a busy moment of the machine meets them all; times are
 medians. Memory is the peak of the bytes allocated during one forward and backward beyond those before it: on
-the CPU the running sum of torch's allocation events in the profiler, on a GPU the allocator's own peak.
+the CPU the running sum of torch's allocation events in the profiler plus the peak of NumPy's, an upper bound
+since the two need not coincide, on a GPU the allocator's own peak.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import math
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvis_d2.modeling.losses import huber_loss, permutation_invariant_loss
-from dvis_d2.modeling.sorted_segments import ascending_bits
+from dvis_d2.modeling.sorting import ascending_bits, stable_argsort
 
 MAPS = ((32, 32, 8), (128, 128, 2), (175, 233, 1), (256, 336, 2))
 GROWTH = (10_000, 100_000, 1_000_000)
@@ -37,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="only 32x32x8 and 175x233x1, 8 instances, no growth")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="besides the exact loss")
     parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count the process's CPU time, of all its threads: for a busy machine"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -44,15 +49,17 @@ def run(args: argparse.Namespace) -> dict:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    result = {"threads": torch.get_num_threads(), "device": device.type, "maps": [], "growth": {}}
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    result = {"threads": torch.get_num_threads(), "device": device.type, "clock": clock.__name__}
+    result |= {"maps": [], "growth": {}}
     print(f"{'map':>12} {'inst.':>5} {'fg':>7}  {'method':<12} {'ms':>10} {'x exact':>8} {'B/fg pixel':>11}")
     for shape in CONVOLUTION_MAPS if args.quick else MAPS:
         for instances in (8,) if args.quick else (1, 8, 100):
-            row = _measure_map(shape, instances, args.methods, args.repeats, device)
+            row = _measure_map(shape, instances, args.methods, args.repeats, device, clock)
             result["maps"].append(row)
             _print_row(row)
     if not args.quick:
-        result["growth"] = _measure_growth(args.repeats, device)
+        result["growth"] = _measure_growth(args.repeats, device, clock)
         print(f"exact, 8 instances, ms by foreground pixels: {result['growth']}")
     return result
 
@@ -131,7 +138,7 @@ def _methods(label_map: Tensor, instance_ids: Tensor, shape: tuple[int, int, int
         "exact": backward(permutation_invariant_loss),
         "exact pairs": backward(permutation_invariant_loss, reduction="pairs"),
         "window 16": backward(permutation_invariant_loss, window=16),
-        "sort alone": lambda: ascending_bits(foreground_values).argsort(stable=True),
+        "sort alone": lambda: stable_argsort(ascending_bits(foreground_values)),
         "stratified": backward(permutation_invariant_loss, pairs="stratified"),
         "random": backward(permutation_invariant_loss, pairs="random"),
     }
@@ -143,13 +150,18 @@ def _methods(label_map: Tensor, instance_ids: Tensor, shape: tuple[int, int, int
 
 
 def _measure_map(
-    shape: tuple[int, int, int], instances: int, names: Sequence[str], repeats: int, device: torch.device
+    shape: tuple[int, int, int],
+    instances: int,
+    names: Sequence[str],
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float],
 ) -> dict:
     label_map, instance_ids = make_map(shape, instances, device)
     foreground = int((instance_ids > 0).sum())
     methods = _methods(label_map, instance_ids, shape)
     methods = {name: method for name, method in methods.items() if name in ("exact", *names)}
-    milliseconds = _interleaved(methods, repeats, device)
+    milliseconds = _interleaved(methods, repeats, device, clock)
     memory = {name: _peak_bytes(method, device) / foreground for name, method in methods.items()}
     return {
         "map": "x".join(map(str, shape)),
@@ -160,7 +172,7 @@ def _measure_map(
     }
 
 
-def _measure_growth(repeats: int, device: torch.device) -> dict[str, float]:
+def _measure_growth(repeats: int, device: torch.device, clock: Callable[[], float]) -> dict[str, float]:
     """Time of the exact loss by foreground pixels, and the exponent between the ends."""
     times = {}
     for pixels in GROWTH:
@@ -168,12 +180,14 @@ def _measure_growth(repeats: int, device: torch.device) -> dict[str, float]:
         label_map, instance_ids = make_map((side, side, 1), 8, device)
         exact = _methods(label_map, instance_ids, (side, side, 1))["exact"]
         # One size after the other: a large map empties the caches of the small one that follows.
-        times[str(pixels)] = _interleaved({"exact": exact}, repeats, device)["exact"]
+        times[str(pixels)] = _interleaved({"exact": exact}, repeats, device, clock)["exact"]
     exponent = math.log(times[str(GROWTH[-1])] / times[str(GROWTH[0])]) / math.log(GROWTH[-1] / GROWTH[0])
     return {name: round(value, 3) for name, value in times.items()} | {"exponent": round(exponent, 3)}
 
 
-def _interleaved(methods: dict[str, Callable], repeats: int, device: torch.device) -> dict[str, float]:
+def _interleaved(
+    methods: dict[str, Callable], repeats: int, device: torch.device, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median milliseconds of every method, one call of each in turn after a first call that does not
     count."""
     times: dict[str, list[float]] = {name: [] for name in methods}
@@ -181,12 +195,12 @@ def _interleaved(methods: dict[str, Callable], repeats: int, device: torch.devic
         for name, method in methods.items():
             if name in ("convolution", "brute force") and repeat > 3:
                 continue
-            start = time.perf_counter()
+            start = clock()
             method()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if repeat:
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (clock() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -204,7 +218,17 @@ def _peak_bytes(method: Callable, device: torch.device) -> int:
     for _, size in allocations:
         live += size
         peak = max(peak, live)
-    return peak
+    return peak + _numpy_peak_bytes(method)
+
+
+def _numpy_peak_bytes(method: Callable) -> int:
+    """NumPy reports its arrays to tracemalloc; torch does not. Buffers inside of a sort are in neither."""
+    tracemalloc.start()
+    try:
+        method()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def _print_row(row: dict) -> None:
