@@ -51,8 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("grouping, see dvis_d2.modeling.grouping.group_label_map")
     group.add_argument("--readings", nargs="+", choices=READINGS, default=["levels", "parts", "linked"])
     group.add_argument("--bandwidths", type=float, nargs="+", default=[0.9, 0.4])
-    group.add_argument("--min-area", type=int, default=4)
-    group.add_argument("--crumb-ratio", type=float, default=0.25)
+    group.add_argument("--min-area", type=int, default=2)
+    group.add_argument("--crumb-ratio", type=float, default=0.05)
     group.add_argument("--nms-threshold", type=float, default=0.8)
     group.add_argument("--max-proposals", type=int, default=100)
     return parser

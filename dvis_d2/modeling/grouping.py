@@ -57,8 +57,8 @@ def group_label_map(
     bandwidths: Sequence[float] = (0.9, 0.4),
     foreground_threshold: float = 1.0,
     readings: Sequence[str] = ("levels", "parts", "linked"),
-    min_area: int = 4,
-    crumb_ratio: float = 0.25,
+    min_area: int = 2,
+    crumb_ratio: float = 0.05,
     link_threshold: float = 0.25,
     nms_threshold: float = 0.8,
     max_proposals: int = 100,
@@ -77,7 +77,8 @@ def group_label_map(
             "merged": two neighbouring levels together where their modes differ by less than the bandwidth.
             "linked": components of 4-neighbours whose labels differ by less than `link_threshold` (no mean
             shift: follows a label that drifts inside an object).
-        min_area: smallest mask, and smallest part of a level, in cells.
+        min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground
+            touches it (4 neighbours): soft borders leave such specks. What stands alone may have any size.
         crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels
             has them.
         link_threshold: in label units.
@@ -88,13 +89,18 @@ def group_label_map(
     Returns:
         a `Grouping` for each image. The score is
 
-            max(0, contrast - spread) * interior * (1 + agreement) / 2
+            max(0, contrast - spread) * interior * (1 + agreement) / 2 * wholeness * (1 - belonging / 2)
 
         where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is
         the standard deviation of f inside (both in label units), interior is the share of neighbour pairs of
-        the mask's cells that stay inside (what half a cell of error at the border would leave of the IoU),
-        and agreement is the share of readings, one for each bandwidth, that hold the same mask up to
-        `nms_threshold`.
+        the mask's cells that stay inside (what half a cell of error at the border would leave of the IoU).
+        The rest weighs a mask in several parts against its parts, by how near each other these lie.
+        Wholeness is 1 for a mask in one part, else r^4 / (r^4 + (1 - r)^4), where r <= 1 is the sum of the
+        parts' mean squared radii (of cells about their centroid) over that of the mask. Belonging is the
+        largest wholeness of the masks in several parts that contain this one; 0 without any. Agreement is the
+        mean over the readings, one for each bandwidth, of 1 where the reading holds the same mask up to
+        `nms_threshold`, of the mask's wholeness where it holds parts of it, and of 1 - wholeness of a mask in
+        several parts that contains this one; else 0.
 
     Raises:
         ValueError: a reading is unknown, none is named, or the label map is not (N, h, w).

@@ -1,8 +1,6 @@
 """The readings of one label map: candidate masks as unions of atoms, scored (NumPy, on the host).
 
-An atom is a connected piece of the foreground whose cells share a level at every bandwidth and differ from
-their neighbours inside it by less than the link threshold. A reading puts every atom into at most one
-candidate, so it is one integer for each atom, -1 for "in none".
+A reading puts every atom into at most one candidate, so it is one integer for each atom, -1 for "in none".
 """
 
 from __future__ import annotations
@@ -10,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
+from .atoms import Atoms, find_atoms, join_atoms
 from .masks import surviving
 
 READINGS = ("levels", "parts", "merged", "linked")
@@ -35,32 +32,6 @@ class Candidates:
     kinds: np.ndarray
     inside: np.ndarray
     ring: np.ndarray
-
-
-@dataclass
-class _Atoms:
-    """Atoms and the borders between them. `cells` index the flat map; atom -1 is background.
-
-    Attributes:
-        cells, owner: (F,), the foreground's cells and the atom of each.
-        area, total, squares: float64 (A,), the number of an atom's cells, the sums of their labels and
-            squares.
-        levels: (B, A), the mean-shift level of each atom at each bandwidth.
-        p, q: (E,), 8-neighbours in different atoms, each pair once. a, b: (E,), their atoms.
-        straight: the first so many of the pairs are 4-neighbours.
-    """
-
-    cells: np.ndarray
-    owner: np.ndarray
-    area: np.ndarray
-    total: np.ndarray
-    squares: np.ndarray
-    levels: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-    straight: int
 
 
 def read_candidates(
@@ -88,20 +59,20 @@ def read_candidates(
     if not foreground.any():
         nothing, nowhere = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
         return Candidates(values=nothing, scores=nothing, kinds=nowhere, inside=nowhere, ring=nowhere)
-    atoms = _find_atoms(labels, foreground, levels, link_threshold)
-    *parts, links = _join_atoms(atoms, labels, link_threshold)
-    kinds, groups, maps = [], [], []
+    atoms = find_atoms(labels, foreground, levels, link_threshold)
+    *parts, links = join_atoms(atoms, labels, link_threshold)
+    kinds, groups, maps, parts_of = [], [], [], []
     for reading in readings:
         if reading == "linked":
-            large = np.bincount(links, atoms.area) >= min_area
-            found = [[np.where(large[links], links, -1)]]
+            found = [(links, [np.where(_credible(links, atoms, min_area)[links], links, -1)])]
         else:
             found = [
-                _read_levels(reading, atoms, *level_and_parts, modes, bandwidth, min_area, crumb_ratio)
-                for *level_and_parts, bandwidth in zip(atoms.levels, parts, bandwidths, strict=True)
+                (part, _read_levels(reading, atoms, level, part, modes, bandwidth, min_area, crumb_ratio))
+                for level, part, bandwidth in zip(atoms.levels, parts, bandwidths, strict=True)
             ]
-        for same_group in found:
+        for part, same_group in found:
             maps += same_group
+            parts_of += [part] * len(same_group)
             kinds += [READINGS.index(reading)] * len(same_group)
             groups += [max(groups, default=-1) + 1] * len(same_group)
 
@@ -114,17 +85,26 @@ def read_candidates(
     contrast, border = _contrast(members, atoms, labels, values)
     interior = 1 - border / (4 * area)
 
-    first, second = _overlapping_pairs(members, atoms.area, area, nms_threshold)
+    several, wholeness = _wholeness(members, np.stack(parts_of), atoms, count)
+
+    first, second, inter = _intersections(members, atoms.area, count)
+    alike = inter > nms_threshold * (area[first] + area[second] - inter)
+    within = several[second] & (inter == area[first]) & (area[first] < area[second])
+    piece, whole = first[within], second[within]
     group_of = np.array(groups)[map_of]
-    agrees = np.zeros((count, max(groups) + 1), dtype=bool)
-    agrees[np.arange(count), group_of] = True
-    agrees[first, group_of[second]] = True
-    scores = np.maximum(0, contrast - spread) * interior * (1 + agrees.mean(1)) / 2
+    agrees = np.zeros((count, max(groups) + 1))
+    agrees[np.arange(count), group_of] = 1
+    agrees[first[alike], group_of[second[alike]]] = 1
+    np.maximum.at(agrees, (whole, group_of[piece]), wholeness[whole])
+    np.maximum.at(agrees, (piece, group_of[whole]), 1 - wholeness[whole])
+    belongs = np.zeros(count)
+    np.maximum.at(belongs, piece, wholeness[whole])
+    scores = np.maximum(0, contrast - spread) * interior * (1 + agrees.mean(1)) / 2 * wholeness * (1 - belongs / 2)
 
     order = np.argsort(-scores, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(count)
-    pairs = np.stack([rank[first], rank[second]], 1)
+    pairs = np.stack([rank[first[alike]], rank[second[alike]]], 1)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     kept = order[surviving(count, pairs.tolist())[:max_candidates]]
@@ -139,79 +119,9 @@ def read_candidates(
     )
 
 
-def _find_atoms(labels: np.ndarray, foreground: np.ndarray, levels: np.ndarray, link_threshold: float) -> _Atoms:
-    height, width = labels.shape
-    # On a grid of twice the resolution the cells between two cells are set where the two are linked, so that
-    # an ordinary binary routine finds components of linked cells.
-    grid = np.zeros((2 * height, 2 * width), dtype=np.uint8)
-    grid[::2, ::2] = foreground
-    for between, low, high in (
-        (grid[::2, 1:-1:2], np.s_[:, :-1], np.s_[:, 1:]),
-        (grid[1:-1:2, ::2], np.s_[:-1], np.s_[1:]),
-    ):
-        linked = foreground[low] & foreground[high] & (np.abs(labels[low] - labels[high]) < link_threshold)
-        for level in levels:
-            linked &= level[low] == level[high]
-        between[...] = linked
-    count, components = cv2.connectedComponents(grid, connectivity=4, ltype=cv2.CV_32S)
-    count -= 1
-
-    # A margin at the right and the bottom (-2) lets neighbours be found by offsets into the flat map.
-    stride = width + 1
-    padded = np.full((height + 1, stride), -2, dtype=np.int32)
-    padded[:height, :width] = components[::2, ::2] - 1
-    padded = padded.reshape(-1)
-    pairs = []
-    for offset in (1, stride, stride + 1, stride - 1):
-        p = np.flatnonzero(padded[:-offset] != padded[offset:])
-        pairs.append(np.stack([p, p + offset]))
-    straight = pairs[0].shape[1] + pairs[1].shape[1]
-    p, q = np.concatenate(pairs, 1)
-    a, b = padded[p], padded[q]
-    real = (a != -2) & (b != -2)
-
-    cells = np.flatnonzero(foreground)
-    owner = components[::2, ::2].reshape(-1)[cells] - 1
-    cell_of = np.empty(count, dtype=np.int64)
-    cell_of[owner] = cells
-    label = labels.reshape(-1)[cells].astype(np.float64)
-    return _Atoms(
-        cells=cells,
-        owner=owner,
-        area=np.bincount(owner, minlength=count).astype(np.float64),
-        total=np.bincount(owner, label, count),
-        squares=np.bincount(owner, label**2, count),
-        levels=levels.reshape(len(levels), labels.size)[:, cell_of],
-        p=(p - p // stride)[real],
-        q=(q - q // stride)[real],
-        a=a[real],
-        b=b[real],
-        straight=int(real[:straight].sum()),
-    )
-
-
-def _join_atoms(atoms: _Atoms, labels: np.ndarray, link_threshold: float) -> list[np.ndarray]:
-    """Components of 4-neighbouring atoms: of one level, for each bandwidth, and last of linked neighbours.
-
-    Each is (A,); the numbers of one do not occur in another.
-    """
-    a, b = atoms.a[: atoms.straight], atoms.b[: atoms.straight]
-    both = (a >= 0) & (b >= 0)
-    a, b, p, q = a[both], b[both], atoms.p[: atoms.straight][both], atoms.q[: atoms.straight][both]
-    flat = labels.reshape(-1)
-    joined = np.stack([level[a] == level[b] for level in atoms.levels] + [np.abs(flat[p] - flat[q]) < link_threshold])
-    # One graph in which each has its own copy of the atoms: building graphs is what takes the time.
-    copy, edge = np.nonzero(joined)
-    count = len(atoms.area)
-    nodes = len(joined) * count
-    edges = (np.ones(len(edge), dtype=np.int8), (a[edge] + copy * count, b[edge] + copy * count))
-    components = connected_components(sparse.coo_matrix(edges, shape=(nodes, nodes)), directed=False)[1]
-    return list(components.reshape(len(joined), count))
-
-
 def _read_levels(
     reading: str,
-    atoms: _Atoms,
+    atoms: Atoms,
     level: np.ndarray,
     parts: np.ndarray,
     modes: np.ndarray,
@@ -226,8 +136,8 @@ def _read_levels(
     level_of_part[parts] = level
     largest = np.zeros(len(ids))
     np.maximum.at(largest, level_of_part, area)
-    large = area >= np.maximum(min_area, crumb_ratio * largest[level_of_part])
-    keep = large[parts]
+    credible = _credible(parts, atoms, min_area) & (area >= crumb_ratio * largest[level_of_part])
+    keep = credible[parts]
     if reading == "parts":
         return [np.where(keep, parts, -1)]
     if reading == "levels":
@@ -239,6 +149,17 @@ def _read_levels(
         start = level - (level - parity) % 2
         merged.append(np.where(keep & (start >= 0) & close[start], start, -1))
     return merged
+
+
+def _credible(parts: np.ndarray, atoms: Atoms, min_area: int) -> np.ndarray:
+    """Which parts (numbered for each atom) have `min_area` cells or stand alone: specks beside other foreground are
+    what a soft border between two labels leaves."""
+    alone = np.ones(parts.max() + 1, dtype=bool)
+    a, b = atoms.a[: atoms.straight], atoms.b[: atoms.straight]
+    both = (a >= 0) & (b >= 0)
+    a, b = parts[a[both]], parts[b[both]]
+    alone[a[a != b]] = alone[b[a != b]] = False
+    return alone | (np.bincount(parts, atoms.area) >= min_area)
 
 
 def _number_candidates(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +178,7 @@ def _sums(members: np.ndarray, quantity: np.ndarray, count: int) -> np.ndarray:
 
 
 def _contrast(
-    members: np.ndarray, atoms: _Atoms, labels: np.ndarray, values: np.ndarray
+    members: np.ndarray, atoms: Atoms, labels: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean capped distance of the outer neighbours' labels from the value; number of pairs at the border."""
     flat = labels.reshape(-1)
@@ -276,24 +197,40 @@ def _contrast(
     return np.where(pairs > 0, total / np.maximum(pairs, 1), 1.0), pairs
 
 
-def _overlapping_pairs(
-    members: np.ndarray, atom_area: np.ndarray, area: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """All ordered pairs of different candidates with an IoU above the threshold."""
+def _wholeness(members: np.ndarray, parts: np.ndarray, atoms: Atoms, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which candidates are in several parts (parts (R, A) numbers each atom's), and how far each looks like one
+    object, in [0, 1]: 1 for those in one part."""
     rows, columns = np.nonzero(members >= 0)
-    shape = (len(area), len(atom_area))
+    candidate = members[rows, columns]
+    stride = parts.max() + 1
+    ids, part = np.unique(candidate * stride + parts[rows, columns], return_inverse=True)
+    owner = ids // stride
+
+    def mean_square_radius(number: np.ndarray, size: int) -> np.ndarray:
+        sums = (atoms.area, atoms.rows, atoms.columns, atoms.radii)
+        area, row, column, radius = (np.bincount(number, quantity[columns], size) for quantity in sums)
+        return radius / area - (row / area) ** 2 - (column / area) ** 2 + 1 / 6  # 1 / 6: a cell's own extent
+
+    of_parts = np.bincount(owner, mean_square_radius(part, len(ids)), count)
+    ratio = np.minimum(1, of_parts / mean_square_radius(candidate, count))
+    several = np.bincount(owner, minlength=count) > 1
+    return several, np.where(several, ratio**4 / (ratio**4 + (1 - ratio) ** 4), 1.0)
+
+
+def _intersections(members: np.ndarray, atom_area: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All ordered pairs of different candidates that share cells, and how many they share."""
+    rows, columns = np.nonzero(members >= 0)
+    shape = (count, len(atom_area))
     candidate = members[rows, columns]
     belongs = sparse.csr_matrix((np.ones(len(rows)), (candidate, columns)), shape=shape)
     weighted = sparse.csr_matrix((atom_area[columns], (candidate, columns)), shape=shape)
     inter = (weighted @ belongs.T).tocoo()
-    first, second = inter.row, inter.col
-    iou = inter.data / (area[first] + area[second] - inter.data)
-    above = (iou > threshold) & (first != second)
-    return first[above], second[above]
+    different = inter.row != inter.col
+    return inter.row[different], inter.col[different], inter.data[different]
 
 
 def _cells_of(
-    kept: np.ndarray, members: np.ndarray, map_of: np.ndarray, atoms: _Atoms, size: int
+    kept: np.ndarray, members: np.ndarray, map_of: np.ndarray, atoms: Atoms, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells inside the kept candidates and in the ring around them, as row * size + cell."""
     inside, ring = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]

@@ -53,10 +53,10 @@ def test_proposals_and_capacity_of_a_network(tiny_args, tiny_cfg, tmp_path):
 def test_capacity_pictures_hold_what_they_should():
     from evaluate_capacity import canvas_side, draw
 
-    assert [canvas_side(n) for n in (1, 8, 20, 30)] == [64, 128, 224, 256]
+    assert [canvas_side(n) for n in (1, 8, 20, 30)] == [48, 128, 208, 256]
     look = {"preset": "shapes_easy", "object_size": (20.5, 53.8), "seed": 0}
     image, annotations = draw(9, 0, **look)
-    assert image.shape == (160, 160, 3) and len(annotations) == 9
+    assert image.shape == (144, 144, 3) and len(annotations) == 9
     assert np.array_equal(image, draw(9, 0, **look)[0]) and not np.array_equal(image, draw(9, 1, **look)[0])
     with pytest.raises(ValueError, match="--object-size"):
         draw(8, 0, **look | {"object_size": (120, 120)})
