@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the parts of the method: ``tools/benchmark.py {loss,mean-shift} [options]``.
+"""Measure the parts of the method: ``tools/benchmark.py {loss,mean-shift,inference,train} [options]``.
 
 Prints a table, and as its last line one JSON object. Every subcommand is a module of ``tools/benchmarks``
 with ``add_arguments(parser)`` and ``run(args) -> dict``; only the module that is asked for is imported.
@@ -16,6 +16,8 @@ from pathlib import Path
 SUBCOMMANDS = {
     "loss": "benchmarks.loss",
     "mean-shift": "benchmarks.mean_shift",
+    "inference": "benchmarks.inference",
+    "train": "benchmarks.train",
 }
 
 

@@ -1,21 +1,29 @@
-"""Evaluators beyond Detectron2's: AP^r and contour F1, for PASCAL VOC, SBD or any data set with instance masks."""
+"""Which evaluator a data set gets, and those beyond Detectron2's: AP^r and contour F1, for PASCAL VOC, SBD or any data
+set with instance masks."""
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from .ap_r_evaluator import APrEvaluator
 from .average_precision import average_precision, match_detections
+from .coco_submission import COCOSubmissionEvaluator
 from .contour_evaluator import ContourF1Evaluator
 from .contour_f1 import contour_precision_recall
+from .old_numpy import NumPy2CityscapesEvaluator, NumPy2LVISEvaluator
+from .packages import require_packages
 
 __all__ = [
     "APrEvaluator",
+    "COCOSubmissionEvaluator",
     "ContourF1Evaluator",
+    "NumPy2CityscapesEvaluator",
+    "NumPy2LVISEvaluator",
     "average_precision",
     "build_evaluators",
     "contour_precision_recall",
     "match_detections",
+    "require_packages",
 ]
 
 
@@ -28,18 +36,28 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> Dat
         output_folder: where predictions and tables are written.
 
     Returns:
-        "pascal_instance": AP^r and contour F1; "coco", and data sets that name none: COCO's box and mask AP.
+        "pascal_instance": AP^r and contour F1; "lvis": LVIS's box and mask AP; "cityscapes_instance": Cityscapes' mask
+        AP; "coco", and data sets that name none: COCO's box and mask AP, or, without annotations, the file for its
+        evaluation server.
 
     Raises:
         NotImplementedError: for any other type.
+        ImportError: a package that the data set needs is missing.
     """
+    require_packages([dataset_name])
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    # The tasks are named so that a model that finds nothing gets a result too.
+    tasks = ("bbox", "segm")
     if evaluator_type == "pascal_instance":
         return DatasetEvaluators([APrEvaluator(dataset_name, output_folder), ContourF1Evaluator(dataset_name)])
+    if evaluator_type == "lvis":
+        return NumPy2LVISEvaluator(dataset_name, tasks, output_dir=output_folder)
+    if evaluator_type == "cityscapes_instance":
+        return NumPy2CityscapesEvaluator(dataset_name)
     if evaluator_type == "coco":
-        # The tasks are named so that a model that finds nothing gets a result too.
         max_dets = max(100, cfg.TEST.DETECTIONS_PER_IMAGE)
-        return COCOEvaluator(dataset_name, ("bbox", "segm"), output_dir=output_folder, max_dets_per_image=max_dets)
+        return COCOSubmissionEvaluator(dataset_name, tasks, output_dir=output_folder, max_dets_per_image=max_dets)
     raise NotImplementedError(
-        f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are 'coco' and 'pascal_instance'"
+        f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are 'coco', 'lvis', "
+        "'cityscapes_instance' and 'pascal_instance'"
     )

@@ -1,6 +1,7 @@
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 BASIC_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -52,6 +53,11 @@ def _build_basic_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
     return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
+def _build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
+    build = _build_basic_resnet if cfg.MODEL.RESNETS.DEPTH in BASIC_BLOCKS_PER_STAGE else build_resnet_backbone
+    return build(cfg, input_shape)
+
+
 @BACKBONE_REGISTRY.register()
 def build_dvis_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FinestFPN:
     """ResNet (18, 34, 50, 101, 152) with an FPN that computes its finest level only.
@@ -60,10 +66,22 @@ def build_dvis_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FinestFPN:
         a backbone whose one output is the FPN level of the first of ``MODEL.FPN.IN_FEATURES``: ``"p3"``
         (stride 8) for res3-res5, as in the authors' code, ``"p2"`` (stride 4) for res2-res5.
     """
-    build = _build_basic_resnet if cfg.MODEL.RESNETS.DEPTH in BASIC_BLOCKS_PER_STAGE else build_resnet_backbone
     return FinestFPN(
-        bottom_up=build(cfg, input_shape),
+        bottom_up=_build_resnet(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_dvis_resnet_whole_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """The same ResNets, depth 18 and 34 at any width included, under Detectron2's own FPN: all levels, and one more
+    by pooling, as Mask R-CNN wants them (docs/comparison.md)."""
+    return FPN(
+        bottom_up=_build_resnet(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
     )

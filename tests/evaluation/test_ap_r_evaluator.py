@@ -266,6 +266,6 @@ def test_choice_of_evaluators(register, tmp_path, tiny_coco):
     MetadataCatalog.get(NAME).set(evaluator_type="coco", json_file=str(tiny_coco[0]))
     assert isinstance(build_evaluators(cfg, NAME, str(tmp_path)), COCOEvaluator)
     MetadataCatalog.pop(NAME)
-    MetadataCatalog.get(NAME).set(evaluator_type="lvis")
-    with pytest.raises(NotImplementedError, match="lvis"):
+    MetadataCatalog.get(NAME).set(evaluator_type="sem_seg")
+    with pytest.raises(NotImplementedError, match="sem_seg"):
         build_evaluators(cfg, NAME, str(tmp_path))
