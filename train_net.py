@@ -2,11 +2,11 @@
 """Train or evaluate DVIS. See README.md, or `python train_net.py --help`."""
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from dvis_d2.engine import Trainer, argument_parser, setup_cfg
+from dvis_d2.engine import Trainer, argument_parser, launch, setup_cfg
 
 
 def main(args):
@@ -17,6 +17,8 @@ def main(args):
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(Trainer.test_with_tta(cfg, model))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
@@ -28,11 +30,4 @@ def main(args):
 if __name__ == "__main__":
     args = argument_parser().parse_args()
     print("Command line arguments:", args)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args)

@@ -2,21 +2,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
-from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 
 from ..visualization import draw_panel
-
-
-class StepSeed(HookBase):
-    """Seeds every generator anew before each step, from the seed and the iteration: a resumed run then
-    draws what the uninterrupted run would have drawn."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def before_step(self):
-        seed_all_rng(self.seed + self.trainer.iter * comm.get_world_size() + comm.get_rank())
 
 
 class TrainingPicture(HookBase):

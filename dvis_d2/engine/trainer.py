@@ -4,103 +4,74 @@ import weakref
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from torch import nn
 
 from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
-from ..evaluation import build_evaluators
+from ..evaluation import build_evaluators, require_packages
+from ..modeling.test_time_augmentation import DVISWithTTA
 from ..tuning import TuneThresholds
-from .hooks import StepSeed, TrainingPicture
-
-
-class _NamedBatch:
-    """Keeps the batch of the current step, to name its images when the loss is not finite."""
-
-    def __init__(self, model, *args, **kwargs):
-        super().__init__(model, *args, **kwargs)
-        self.last_batch = None
-        model.register_forward_pre_hook(self._keep_batch)
-
-    def _keep_batch(self, model, args):
-        if model.training:
-            self.last_batch = args[0]
-
-    def _write_metrics(self, loss_dict, *args, **kwargs):
-        bad = [name for name, value in loss_dict.items() if not torch.isfinite(value).all()]
-        if bad:
-            files = [x.get("file_name", "(no file name)") for x in self.last_batch]
-            raise FloatingPointError(
-                f"{', '.join(bad)} not finite at iteration {self.iter}, on the images {files}. Check these "
-                "images and their annotations; if they are sound, lower SOLVER.BASE_LR or turn on "
-                "SOLVER.CLIP_GRADIENTS. No weights were changed by this step; continue from the last "
-                "checkpoint with --resume."
-            )
-        super()._write_metrics(loss_dict, *args, **kwargs)
-
-
-class FullPrecisionStep(_NamedBatch, SimpleTrainer):
-    """Detectron2's step in float32."""
-
-
-class CUDAMixedPrecisionStep(_NamedBatch, AMPTrainer):
-    """Detectron2's step in float16 with loss scaling."""
-
-
-class CPUMixedPrecisionStep(FullPrecisionStep):
-    """bfloat16 has float32's range, so it needs no loss scaling; Detectron2's AMP step needs CUDA."""
-
-    def run_step(self):
-        with torch.autocast("cpu", torch.bfloat16):
-            super().run_step()
-
-
-def _step_class(mixed_precision: bool, on_cpu: bool) -> type[SimpleTrainer]:
-    """The training step for a precision and a device; a CPU that is slow in bfloat16 keeps to float32."""
-    if not mixed_precision:
-        return FullPrecisionStep
-    if not on_cpu:
-        return CUDAMixedPrecisionStep
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return CPUMixedPrecisionStep
-    logging.getLogger(__name__).info("This CPU has no fast bfloat16: SOLVER.AMP.ENABLED is without effect")
-    return FullPrecisionStep
+from .averaging import AverageWeights
+from .hooks import TrainingPicture
+from .parallel import scale_to_processes, share_buffers
+from .step import build_step
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, exact
-    resumption, and COCO evaluation."""
+    """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, gradient accumulation,
+    averaged weights, exact resumption, and COCO evaluation (docs/training.md)."""
 
     def __init__(self, cfg):
         # Not DefaultTrainer.__init__, which cannot wrap a CPU model for several processes, nor take
         # another step than its own two; the rest is as there.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        ddp_args = {"device_ids": None} if on_cpu else {}
-        model = create_ddp_model(model, broadcast_buffers=False, **ddp_args)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
+        # after DistributedDataParallel gave all processes the first one's weights
+        self.averaging = AverageWeights(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
 
-        self._trainer = _step_class(cfg.SOLVER.AMP.ENABLED, on_cpu)(model, data_loader, optimizer)
+        self._trainer = build_step(cfg, parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # whoever loads a checkpoint gets the weights to be used; a resumed run needs those in training too
+        in_training = {"training_model": model} if self.averaging else {}
+        self.checkpointer = DetectionCheckpointer(
+            self.evaluated_model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **in_training
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @staticmethod
+    def auto_scale_workers(cfg, num_workers: int):
+        """See :func:`scale_to_processes`."""
+        return scale_to_processes(cfg, num_workers)
 
     @property
     def last_batch(self) -> list[dict]:
         """The batch of the current step, as the mapper made it."""
         return self._trainer.last_batch
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network that is evaluated and stored: the averaged one with ``SOLVER.EMA_DECAY``, else the one in
+        training; not inside DistributedDataParallel."""
+        return self.averaging.averaged.module if self.averaging else getattr(self.model, "module", self.model)
+
     def resume_or_load(self, resume: bool = True):
         """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped."""
         super().resume_or_load(resume)
+        if self.averaging:
+            self.averaging.start_from_average()
         set_start_iter(self.data_loader, self.start_iter)
 
     def train(self):
@@ -110,15 +81,41 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         hooks = super().build_hooks()
-        if self.cfg.SEED >= 0:
-            hooks.insert(0, StepSeed(self.cfg.SEED))
+        if self.averaging:
+            if self.cfg.TEST.PRECISE_BN.ENABLED:
+                raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
+            hooks.insert(0, self.averaging)
         if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
             picture = TrainingPicture(self.cfg.VIS_PERIOD, self.cfg.DATASETS.TRAIN[0], self.cfg.INPUT.FORMAT)
             hooks.insert(-1, picture)  # before the writers
+        evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[evaluation] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        if self.cfg.TEST.AUG.ENABLED:
+            hooks.insert(evaluation + 1, EvalHook(0, self._evaluate_with_tta))
         if self.cfg.TEST.TUNE_THRESHOLDS:
-            evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
         return hooks
+
+    def _evaluate(self):
+        share_buffers(self.evaluated_model)
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        return self._last_eval_results
+
+    def _evaluate_with_tta(self):
+        results = self.test_with_tta(self.cfg, self.evaluated_model)
+        self._last_eval_results.update(results)
+        return results
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """As ``test``, with the test-time augmentation of ``TEST.AUG``; the names of the results end in "_TTA"."""
+        logging.getLogger(__name__).info("Evaluating with test-time augmentation ...")
+        as_stored = cfg.clone()
+        as_stored.defrost()
+        as_stored.INPUT.MIN_SIZE_TEST = 0  # each augmentation resizes the stored image, once
+        as_stored.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        results = cls.test(as_stored, DVISWithTTA(cfg, model))
+        return {f"{name}_TTA": result for name, result in results.items()}
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -138,10 +135,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
+        require_packages((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))  # of the evaluation too, long before it
         return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
+        require_packages([dataset_name])
         return build_detection_test_loader(cfg, dataset_name, mapper=DVISDatasetMapper(cfg, is_train=False))
 
     @classmethod

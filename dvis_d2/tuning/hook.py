@@ -18,8 +18,7 @@ class TuneThresholds(HookBase):
     def after_train(self):
         if self.trainer.iter + 1 < self.trainer.max_iter:
             return
-        model = self.trainer.model
-        model = getattr(model, "module", model)  # inside DistributedDataParallel
+        model = self.trainer.evaluated_model
         changed = None
         if comm.is_main_process():
             training = model.training

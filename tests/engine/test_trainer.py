@@ -7,7 +7,6 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 
 from dvis_d2.engine import Trainer
-from dvis_d2.engine import trainer as trainer_module
 
 
 class StopAt(HookBase):
@@ -119,17 +118,3 @@ def test_unknown_optimizer_is_named(tiny_cfg):
     tiny_cfg.SOLVER.OPTIMIZER = "LBFGS"
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER.*LBFGS"):
         Trainer.build_optimizer(tiny_cfg, torch.nn.Linear(2, 2))
-
-
-@pytest.mark.parametrize(
-    "amp, on_cpu, fast, expected",
-    [
-        (False, True, True, "FullPrecisionStep"),
-        (True, False, True, "CUDAMixedPrecisionStep"),
-        (True, True, True, "CPUMixedPrecisionStep"),
-        (True, True, False, "FullPrecisionStep"),
-    ],
-)
-def test_precision_follows_option_and_device(monkeypatch, amp, on_cpu, fast, expected):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
-    assert trainer_module._step_class(amp, on_cpu).__name__ == expected

@@ -1,0 +1,140 @@
+"""One training step: any precision, the batch whole or in parts."""
+
+import contextlib
+import logging
+import time
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+
+class TrainingStep(SimpleTrainer):
+    """Detectron2's step in float32, float16 or bfloat16, on a batch that may be taken in parts.
+
+    The parts run one after another and their gradients are averaged before the one update. Part j of k in process r of
+    p has the images that process r + p j of p k would have, and its random draws, so it makes no difference whether k
+    is a number of parts or of processes (docs/training.md).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device_type: str,
+        dtype: torch.dtype = torch.float32,
+        num_parts: int = 1,
+        seed: int = -1,
+    ):
+        """
+        Args:
+            data_loader: of this process's batches, lists of images.
+            device_type: "cuda" or "cpu", of the model.
+            dtype: of the forward pass under autocast; float32 is without autocast.
+            num_parts: a divisor of the number of images in a batch.
+            seed: every part seeds all generators anew, from this, the iteration and its number: a resumed run then
+                draws what the uninterrupted run would have drawn. Negative: none does.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.device_type = device_type
+        self.dtype = dtype
+        self.num_parts = num_parts
+        self.seed = seed
+        # bfloat16 has float32's range, so it needs no loss scaling
+        self.grad_scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+        self.last_batch: list[dict] = []
+
+    def run_step(self):
+        start = time.perf_counter()
+        self.last_batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        losses: dict[str, torch.Tensor] = {}
+        for part in range(self.num_parts):
+            for name, loss in self._add_gradients(part).items():
+                losses[name] = losses.get(name, 0) + loss.detach() / self.num_parts
+        self._write_metrics(losses, data_time)
+        # Before the step, since a fused optimizer would leave it until after the clipping of the gradients.
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _add_gradients(self, part: int) -> dict[str, torch.Tensor]:
+        """Forward and backward pass of one part; processes exchange gradients after the last."""
+        if self.seed >= 0:
+            processes = comm.get_world_size()
+            number = (self.iter * self.num_parts + part) * processes + comm.get_rank()
+            seed_all_rng(self.seed + number)
+        parallel = isinstance(self.model, DistributedDataParallel)
+        wait = parallel and part + 1 < self.num_parts
+        with self.model.no_sync() if wait else contextlib.nullcontext():
+            with self._autocast():
+                losses = self.model(self.last_batch[part :: self.num_parts])
+            self.grad_scaler.scale(sum(losses.values()) / self.num_parts).backward()
+        return losses
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device_type, self.dtype)
+
+    def _write_metrics(self, loss_dict, *args, **kwargs):
+        bad = [name for name, value in loss_dict.items() if not torch.isfinite(value).all()]
+        if bad:
+            files = [x.get("file_name", "(no file name)") for x in self.last_batch]
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite at iteration {self.iter}, on the images {files}. Check these "
+                "images and their annotations; if they are sound, lower SOLVER.BASE_LR or turn on "
+                "SOLVER.CLIP_GRADIENTS. No weights were changed by this step; continue from the last "
+                "checkpoint with --resume."
+            )
+        super()._write_metrics(loss_dict, *args, **kwargs)
+
+    def state_dict(self):
+        state = super().state_dict()
+        if self.grad_scaler.is_enabled():
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if "grad_scaler" in state_dict and self.grad_scaler.is_enabled():
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def build_step(
+    cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
+) -> TrainingStep:
+    """The step that ``SOLVER.AMP.ENABLED``, ``SOLVER.ACCUMULATE_STEPS``, ``SEED`` and ``MODEL.DEVICE`` ask for.
+
+    Raises:
+        ValueError: the batch cannot be divided among processes and parts.
+    """
+    processes, parts = comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
+    if parts < 1 or cfg.SOLVER.IMS_PER_BATCH % (processes * parts):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} and SOLVER.ACCUMULATE_STEPS is {parts}: the batch has "
+            f"to be a multiple of the {processes} processes times the steps, at least 1"
+        )
+    device_type = torch.device(cfg.MODEL.DEVICE).type
+    dtype = autocast_dtype(device_type) if cfg.SOLVER.AMP.ENABLED else torch.float32
+    return TrainingStep(
+        model, data_loader, optimizer, device_type=device_type, dtype=dtype, num_parts=parts, seed=cfg.SEED
+    )
+
+
+def autocast_dtype(device_type: str) -> torch.dtype:
+    """What mixed precision is on a device; a CPU that is slow in bfloat16 keeps to float32."""
+    if device_type != "cpu":
+        return torch.float16
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    logging.getLogger(__name__).info("This CPU has no fast bfloat16: SOLVER.AMP.ENABLED is without effect")
+    return torch.float32
