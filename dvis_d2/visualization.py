@@ -28,6 +28,19 @@ def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
     return (matplotlib.colormaps["gist_rainbow"](values / top)[..., :3] * brightness * 255).astype(np.uint8)
 
 
+def colorize_levels(levels: torch.Tensor) -> np.ndarray:
+    """
+    Args:
+        levels: int64 (h, w), -1 is background.
+
+    Returns:
+        (h, w, 3): background black, every level in a colour of its own, in the order of the labels.
+    """
+    levels = levels.cpu().numpy()
+    colors = np.concatenate([_distinct_colors(int(levels.max(initial=-1)) + 1), np.zeros((1, 3))])
+    return colors[levels].astype(np.uint8)
+
+
 def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
     """The proposals' masks, each in a colour of its own, the best on top, over the darkened image."""
     canvas = (image * 0.4).astype(np.uint8)
@@ -65,7 +78,7 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: flo
 
 
 def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instances | None = None) -> np.ndarray:
-    """One image's row: image, ground truth where given, label map, proposals, result, with their titles.
+    """One image's row: image, ground truth where given, label map, levels, proposals, result, with their titles.
 
     Args:
         image: (H, W, 3).
@@ -82,6 +95,7 @@ def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instance
         tiles["ground truth"] = draw_instances(image, ground_truth, metadata, scale)
     label_map = colorize_label_map(output["label_map"])
     tiles["label map"] = cv2.resize(label_map, size, interpolation=cv2.INTER_NEAREST)
+    tiles["levels"] = cv2.resize(colorize_levels(output["levels"]), size, interpolation=cv2.INTER_NEAREST)
     tiles["proposals"] = draw_proposals(enlarged, output["proposals"])
     tiles["result"] = result
     return np.concatenate([_titled(tile, title) for title, tile in tiles.items()], axis=1)

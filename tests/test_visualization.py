@@ -3,7 +3,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from dvis_d2.visualization import colorize_label_map, draw_instances, draw_panel, draw_proposals
+from dvis_d2.visualization import colorize_label_map, colorize_levels, draw_instances, draw_panel, draw_proposals
 
 METADATA = Metadata(thing_classes=["ring", "disc"])
 
@@ -47,6 +47,14 @@ def test_maps_of_nothing_and_of_nan_are_drawn():
     assert colorize_label_map(torch.zeros(0, 0)).shape == (0, 0, 3)
 
 
+def test_levels_have_colours_of_their_own():
+    colors = colorize_levels(torch.tensor([[-1, 0], [1, 2]])).astype(int)
+    assert (colors[0, 0] == 0).all()
+    found = [colors[0, 1], colors[1, 0], colors[1, 1]]
+    assert all(np.abs(a - b).sum() > 60 for i, a in enumerate(found) for b in found[:i])
+    assert (colorize_levels(torch.full((2, 3), -1)) == 0).all()
+
+
 def test_holes_stay_open():
     drawn = draw_instances(image(), detections(ring_mask()), METADATA)
     assert np.abs(drawn[20, 20].astype(int) - 128).max() < 3  # inside the hole
@@ -70,17 +78,18 @@ def test_proposals_lie_where_their_cells_are():
     assert changed[8:20, 12:24].all() and changed.sum() == 12 * 12
 
 
-def test_panel_has_four_tiles_and_five_with_ground_truth():
+def test_panel_has_five_tiles_and_six_with_ground_truth():
     output = {
         "instances": detections(ring_mask()),
         "label_map": torch.rand(10, 15),
+        "levels": torch.zeros(10, 15, dtype=torch.int64),
         "proposals": proposals(torch.zeros(0, 10, 15, dtype=torch.bool), (40, 60)),
     }
     truth = Instances((40, 60), gt_masks=BitMasks(ring_mask()), gt_classes=torch.tensor([1]))
-    four = draw_panel(image(), output, METADATA)
-    five = draw_panel(image(), output, METADATA, ground_truth=truth)
-    assert four.dtype == np.uint8 and four.shape[1] * 5 == five.shape[1] * 4
-    assert four.shape[0] >= 300
+    five = draw_panel(image(), output, METADATA)
+    six = draw_panel(image(), output, METADATA, ground_truth=truth)
+    assert five.dtype == np.uint8 and five.shape[1] * 6 == six.shape[1] * 5
+    assert five.shape[0] >= 300
 
 
 def test_panel_of_an_image_without_anything():
@@ -88,6 +97,7 @@ def test_panel_of_an_image_without_anything():
     output = {
         "instances": detections(nothing),
         "label_map": torch.zeros(10, 15),
+        "levels": torch.full((10, 15), -1),
         "proposals": proposals(torch.zeros(0, 10, 15, dtype=torch.bool), (40, 60)),
     }
     truth = Instances((40, 60), gt_masks=BitMasks(nothing), gt_classes=torch.zeros(0, dtype=torch.int64))

@@ -211,7 +211,8 @@ def _execute_all(runs: list[Run], jobs: int, *, evaluate_again: bool) -> list[Ru
     """Every run, one failure does not stop the others; returns those that failed."""
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {run: pool.submit(execute, run, evaluate_again=evaluate_again) for run in runs}
+        in_order = sorted(runs, key=lambda run: run.seed)  # every row has a first figure early
+        futures = {run: pool.submit(execute, run, evaluate_again=evaluate_again) for run in in_order}
         for run, future in futures.items():
             try:
                 future.result()

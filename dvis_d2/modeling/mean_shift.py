@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["mean_shift_1d", "mean_shift_1d_batched"]
+__all__ = ["label_levels", "mean_shift_1d", "mean_shift_1d_batched"]
 
 # A bin is sigma / 16. Extrema closer than a bin are missed; they belong to modes that are about to merge.
 _BINS_PER_SIGMA = 16
@@ -58,6 +58,23 @@ def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = 
     segment_ids = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
     modes, _, assignment = mean_shift_1d_batched(values, segment_ids, [bandwidth], weights=weights)
     return modes, assignment
+
+
+def label_levels(label_map: Tensor, bandwidth: float, *, foreground_threshold: float) -> Tensor:
+    """The mean-shift level of every cell of one label map.
+
+    Args:
+        label_map: float (h, w). bandwidth: see :func:`mean_shift_1d`.
+        foreground_threshold: cells with a label up to this are background.
+
+    Returns:
+        int64 (h, w): the index of the cell's mode, ascending by label; -1 for background and labels that are not
+        finite.
+    """
+    foreground = torch.isfinite(label_map) & (label_map > foreground_threshold)
+    levels = torch.full(label_map.shape, -1, dtype=torch.int64, device=label_map.device)
+    levels[foreground] = mean_shift_1d(label_map[foreground], bandwidth)[1]
+    return levels
 
 
 @torch.no_grad()

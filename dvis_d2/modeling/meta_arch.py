@@ -5,6 +5,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from .mean_shift import label_levels
 from .targets import downsample_instance_ids, instance_masks
 
 
@@ -70,12 +71,13 @@ class DVIS(GeneralizedRCNN):
         """
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
-            intermediate: return the label map and the proposals too, for pictures and diagnosis.
+            intermediate: return the label map, its levels and the proposals too, for pictures and diagnosis.
 
         Returns:
             one dict an image: ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes``
             and ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also
-            ``"label_map"`` float (h, w), after the ReLU, and ``"proposals"``, on the network's input.
+            ``"label_map"`` float (h, w), after the ReLU, ``"levels"`` int64 (h, w), see :func:`label_levels`, at the
+            least bandwidth, and ``"proposals"``, on the network's input.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -87,9 +89,13 @@ class DVIS(GeneralizedRCNN):
             for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
         if intermediate:
-            stride = self.proposal_generator.stride
+            stride, grouping = self.proposal_generator.stride, self.proposal_generator.grouping
             for output, label_map, props in zip(outputs, label_maps, proposals, strict=True):
                 h, w = (-(-side // stride) for side in props.image_size)  # without the batch's padding
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
-                output.update(label_map=label_map[:h, :w].relu(), proposals=props)
+                label_map = label_map[:h, :w].relu()
+                levels = label_levels(
+                    label_map, min(grouping["bandwidths"]), foreground_threshold=grouping["foreground_threshold"]
+                )
+                output.update(label_map=label_map, levels=levels, proposals=props)
         return outputs

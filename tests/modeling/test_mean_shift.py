@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import MeanShift
 
-from dvis_d2.modeling.mean_shift import mean_shift_1d, mean_shift_1d_batched
+from dvis_d2.modeling.mean_shift import label_levels, mean_shift_1d, mean_shift_1d_batched
 
 
 def climb(values, bandwidth, weights=None, max_steps=4000):
@@ -251,3 +251,11 @@ def test_gpu_gives_the_same_as_the_cpu():
     gpu_modes, gpu_assignment = mean_shift_1d(values.cuda(), 0.4)
     assert torch.allclose(gpu_modes.cpu(), modes, atol=1e-6)
     assert torch.equal(gpu_assignment.cpu(), assignment)
+
+
+def test_levels_of_a_map():
+    nan = float("nan")
+    label_map = torch.tensor([[0.0, 2.0, 2.1], [nan, 4.0, 0.9], [2.05, float("inf"), 4.0]])
+    levels = label_levels(label_map, 0.6, foreground_threshold=1.0)
+    assert levels.tolist() == [[-1, 0, 0], [-1, 1, -1], [0, -1, 1]]
+    assert label_levels(torch.zeros(2, 3), 0.6, foreground_threshold=1.0).tolist() == [[-1] * 3] * 2
