@@ -328,27 +328,6 @@ def test_perfect_predictions_on_lazy_data_are_perfect(registered):
         assert [results["ap_r"][key] for key in ("AP50", "AP90", "APavg")] == [100, 100, 100]
 
 
-def test_conversion_of_polygons_keeps_them(tiny_coco):
-    from dvis_d2.data import register_coco_json
-
-    json_file, folder = tiny_coco
-    original = json.loads(json_file.read_text())
-    register_coco_json("to_convert", str(json_file), str(folder))
-    try:
-        data = to_coco("to_convert")
-        with pytest.raises(DatasetError, match="not below"):
-            to_coco("to_convert", folder / "elsewhere")
-    finally:
-        DatasetCatalog.pop("to_convert")
-        MetadataCatalog.pop("to_convert")
-    assert [c["name"] for c in data["categories"]] == ["green", "pink"]
-    assert [image["file_name"] for image in data["images"]] == [image["file_name"] for image in original["images"]]
-    for ours, theirs in zip(data["annotations"], original["annotations"], strict=True):
-        assert ours["segmentation"] == theirs["segmentation"]
-        assert ours["area"] == theirs["area"]
-        assert ours["bbox"] == theirs["bbox"]
-
-
 def test_conversion_program(root, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     program = [sys.executable, str(Path(__file__).parents[2] / "tools/convert_to_coco.py")]
