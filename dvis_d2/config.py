@@ -20,6 +20,9 @@ def add_dvis_config(cfg: CN) -> None:
 
     # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: design decision 12)
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # learning rates as multiples of BASE_LR: of the verification heads, and of backbone and label head; 0 = frozen
+    cfg.SOLVER.ROI_HEADS_LR_FACTOR = 1.0
+    cfg.SOLVER.LABEL_MAP_LR_FACTOR = 1.0
     # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
@@ -108,8 +111,19 @@ def add_dvis_config(cfg: CN) -> None:
     # the heads join at this share of MAX_ITER, 0 = train with the label map from the start, 1 = never
     cfg.MODEL.DVIS_ROI_HEADS.START = 0.0
     cfg.MODEL.DVIS_ROI_HEADS.BOX_MARGIN = 0.2  # boxes grow by this share of their size (authors)
-    # score = ALPHA * predicted IoU + (1 - ALPHA) * class probability (supplement 4)
+    # no class layer: every object is of class 0, its score is the predicted IoU (supplement 5); of
+    # ROI_HEADS.NUM_CLASSES only the check of the data is left
+    cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = False
+    # weight of the predicted IoU in the score, 0 to 1; the class probability has the rest (supplement 4)
     cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5
+    # "sum", ALPHA * IoU + (1 - ALPHA) * class (supplement 4), or "product", IoU^ALPHA * class^(1 - ALPHA)
+    cfg.MODEL.DVIS_ROI_HEADS.SCORE_FUSION = "sum"
+    # duplicates: "hard" drops masks by ROI_HEADS.NMS_THRESH_TEST, "matrix" lowers their scores (SOLOv2)
+    cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"
+    cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS = False  # masks of different classes are duplicates too
+    # IoU that foreground proposals are trained to predict: "proposal", their own (authors), or "refined", that of the
+    # mask head's mask
+    cfg.MODEL.DVIS_ROI_HEADS.IOU_TARGET = "proposal"
     cfg.MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT = 1.0
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
     # final masks: "label_map" (upsampled soft membership), "head", or "fused" (their mean)

@@ -2,20 +2,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import ROIAlign, ShapeSpec, cat
+from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, build_box_head, build_mask_head
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .final_masks import final_masks
-from .masks import mask_iou, mask_nms
+from .detections import NMS_KINDS, SCORE_FUSIONS, fuse_scores, select_detections
+from .final_masks import SOURCES, final_masks
+from .mask_targets import mask_targets, refined_iou
+from .masks import mask_iou
+from .proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
+
+IOU_TARGETS = ("proposal", "refined")
 
 
 @ROI_HEADS_REGISTRY.register()
 class DVISROIHeads(ROIHeads):
-    """Verifies the few proposals: class, IoU and a refined mask each (section 4).
+    """Verifies the few proposals: class, IoU and a refined mask each (section 4; docs/heads.md).
 
     Every head sees ROIAlign features and, as one more channel, the proposal's soft membership
     clamp(1 - |f - value|, 0), so that it knows which of the objects in the box is meant.
@@ -39,6 +44,11 @@ class DVISROIHeads(ROIHeads):
         score_threshold: float,
         nms_threshold: float,
         max_detections: int,
+        class_agnostic: bool = False,
+        score_fusion: str = "sum",
+        nms: str = "hard",
+        class_agnostic_nms: bool = False,
+        iou_target: str = "proposal",
         **kwargs,
     ):
         """
@@ -53,11 +63,15 @@ class DVISROIHeads(ROIHeads):
             iou_loss_weight, mask_loss_weight: weights of ``loss_iou`` and ``loss_mask``.
             mask_source: "label_map", "head" or "fused", see :func:`final_masks`.
             score_threshold: detections below this score are dropped.
-            nms_threshold: mask IoU above which the worse of two detections of one class is dropped.
             max_detections: detections kept an image.
+            class_agnostic: objects are one class, 0: no class layer, the score is the predicted IoU (supplement 5).
+            score_fusion: "sum" or "product", see :func:`fuse_scores`.
+            nms, nms_threshold, class_agnostic_nms: see :func:`select_detections`.
+            iou_target: what the IoU head learns for foreground: "proposal", the raw proposal's IoU (authors), or
+                "refined", that of the mask head's own mask. Background keeps the proposal's IoU.
             kwargs: sampling and matching, see :class:`detectron2.modeling.ROIHeads`.
         """
-        super().__init__(**kwargs)
+        super().__init__(**(kwargs | {"num_classes": 1} if class_agnostic else kwargs))
         self.in_features = in_features
         self.box_pooler = box_pooler
         self.box_head = box_head
@@ -72,10 +86,16 @@ class DVISROIHeads(ROIHeads):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
+        self.class_agnostic = class_agnostic
+        self.score_fusion = score_fusion
+        self.nms = nms
+        self.class_agnostic_nms = class_agnostic_nms
+        self.iou_target = iou_target
 
-        self.cls_score = nn.Linear(box_head.output_shape.channels, self.num_classes + 1)
-        self.iou_pred = nn.Linear(box_head.output_shape.channels, 1)
-        for layer in (self.cls_score, self.iou_pred):
+        channels = box_head.output_shape.channels
+        self.cls_score = None if class_agnostic else nn.Linear(channels, self.num_classes + 1)
+        self.iou_pred = nn.Linear(channels, 1)
+        for layer in filter(None, (self.cls_score, self.iou_pred)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
 
@@ -88,21 +108,13 @@ class DVISROIHeads(ROIHeads):
                 f"MODEL.ROI_HEADS.IN_FEATURES is {in_features}; it must name one feature of {sorted(input_shape)}"
             )
         feature = input_shape[in_features[0]]
-
-        def build(head_cfg, build_head):
-            resolution = head_cfg.POOLER_RESOLUTION
-            pooler = ROIPooler(
-                output_size=resolution,
-                scales=(1 / feature.stride,),
-                sampling_ratio=head_cfg.POOLER_SAMPLING_RATIO,
-                pooler_type=head_cfg.POOLER_TYPE,
-            )
-            shape = ShapeSpec(channels=feature.channels + 1, height=resolution, width=resolution)
-            return pooler, build_head(cfg, shape)
-
-        box_pooler, box_head = build(cfg.MODEL.ROI_BOX_HEAD, build_box_head)
-        mask_pooler, mask_head = build(cfg.MODEL.ROI_MASK_HEAD, build_mask_head)
+        box_pooler, box_head = build_pooled_head(cfg, cfg.MODEL.ROI_BOX_HEAD, build_box_head, feature)
+        mask_pooler, mask_head = build_pooled_head(cfg, cfg.MODEL.ROI_MASK_HEAD, build_mask_head, feature)
         heads = cfg.MODEL.DVIS_ROI_HEADS
+        choices = {"IOU_TARGET": IOU_TARGETS, "MASK_SOURCE": SOURCES, "NMS": NMS_KINDS, "SCORE_FUSION": SCORE_FUSIONS}
+        for key, allowed in choices.items():
+            if heads[key] not in allowed:
+                raise ValueError(f"MODEL.DVIS_ROI_HEADS.{key} is {heads[key]!r}; it must be one of {allowed}")
         return ret | {
             "in_features": in_features,
             "box_pooler": box_pooler,
@@ -118,6 +130,11 @@ class DVISROIHeads(ROIHeads):
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic": heads.CLASS_AGNOSTIC,
+            "score_fusion": heads.SCORE_FUSION,
+            "nms": heads.NMS,
+            "class_agnostic_nms": heads.CLASS_AGNOSTIC_NMS,
+            "iou_target": heads.IOU_TARGET,
         }
 
     def forward(
@@ -156,7 +173,8 @@ class DVISROIHeads(ROIHeads):
         for props, target in zip(proposals, targets, strict=True):
             iou = mask_iou(target.gt_map_masks, props.proposal_masks)
             matched_idxs, matched_labels = self.proposal_matcher(iou)
-            idxs, gt_classes = self._sample_proposals(matched_idxs, matched_labels, target.gt_classes)
+            gt_classes = torch.zeros_like(target.gt_classes) if self.class_agnostic else target.gt_classes
+            idxs, gt_classes = self._sample_proposals(matched_idxs, matched_labels, gt_classes)
             props = props[idxs]
             props.gt_classes = gt_classes
             props.gt_index = matched_idxs[idxs]
@@ -169,49 +187,52 @@ class DVISROIHeads(ROIHeads):
         return sampled
 
     def losses(self, features: list[Tensor], proposals: list[Instances], targets: list[Instances]) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_iou``, ``loss_mask``; zero with a gradient path where nothing was sampled."""
+        """``loss_iou``, ``loss_mask``, with classes ``loss_cls``; zero with a gradient path if nothing was sampled."""
         cls_logits, iou = self._class_and_iou(features, proposals)
         gt_classes = cat([p.gt_classes for p in proposals])
         gt_iou = cat([p.gt_iou for p in proposals])
         num_sampled = max(len(gt_classes), 1)
-        loss_cls = F.cross_entropy(cls_logits, gt_classes, reduction="sum") / num_sampled
-        loss_iou = F.huber_loss(iou, gt_iou, reduction="sum", delta=0.1) / (0.1 * num_sampled)
-
         foreground = [p[p.gt_classes < self.num_classes] for p in proposals]
         mask_logits = self.mask_logits(features, foreground)
-        gt_masks = [
-            _crop_masks(t.gt_masks, p.gt_index, self.grown_boxes(p), mask_logits.shape[-1])
-            for p, t in zip(foreground, targets, strict=True)
-        ]
-        loss_mask = F.binary_cross_entropy_with_logits(mask_logits, cat(gt_masks), reduction="sum")
-        return {
-            "loss_cls": loss_cls,
+        boxes = [self.grown_boxes(p) for p in foreground]
+        gt_masks, gt_areas = mask_targets(foreground, boxes, targets, size=mask_logits.shape[-1])
+        loss_mask = F.binary_cross_entropy_with_logits(mask_logits, gt_masks, reduction="sum")
+        if self.iou_target == "refined":
+            refined = refined_iou(mask_logits, gt_masks, cat(boxes), gt_areas)
+            gt_iou = gt_iou.masked_scatter(gt_classes < self.num_classes, refined)
+        loss_iou = F.huber_loss(iou, gt_iou, reduction="sum", delta=0.1) / (0.1 * num_sampled)
+        losses = {
             "loss_iou": loss_iou * self.iou_loss_weight,
             "loss_mask": loss_mask * (self.mask_loss_weight / max(mask_logits.numel(), 1)),
         }
+        if not self.class_agnostic:
+            losses["loss_cls"] = F.cross_entropy(cls_logits, gt_classes, reduction="sum") / num_sampled
+        return losses
 
     def zero_losses(self) -> dict[str, Tensor]:
         """The keys of :meth:`losses` while the heads do not train yet: logs stay aligned, and every parameter has the
         gradient that distributed training waits for."""
         zero = 0 * sum(p.sum() for p in self.parameters())
-        return dict.fromkeys(("loss_cls", "loss_iou", "loss_mask"), zero)
+        names = ("loss_iou", "loss_mask") if self.class_agnostic else ("loss_cls", "loss_iou", "loss_mask")
+        return dict.fromkeys(names, zero)
 
     @torch.no_grad()
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
         kept = []
         for props, (ious, class_scores, classes) in zip(proposals, self.verify(features, proposals), strict=True):
-            scores = self.alpha * ious + (1 - self.alpha) * class_scores
-            rows = select_detections(
+            rows, scores = select_detections(
                 props.proposal_masks,
-                scores,
+                fuse_scores(ious, class_scores, alpha=self.alpha, fusion=self.score_fusion),
                 classes,
                 score_threshold=self.score_threshold,
                 nms_threshold=self.nms_threshold,
                 max_detections=self.max_detections,
+                nms=self.nms,
+                class_agnostic_nms=self.class_agnostic_nms,
             )
             result = props[rows]
-            result.scores, result.pred_classes = scores[rows], classes[rows]
+            result.scores, result.pred_classes = scores, classes[rows]
             kept.append(result)
         mask_probs = self.mask_logits(features, kept).sigmoid()
         return [
@@ -247,10 +268,14 @@ class DVISROIHeads(ROIHeads):
         )
         return output[output.pred_boxes.nonempty()]
 
-    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For every image, predicted IoU and best class probability (K,) in [0, 1], and that class int64 (K,)."""
+    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """For every image, predicted IoU and best class probability (K,) in [0, 1], and that class int64 (K,).
+
+        Class-agnostic heads give None for the probability, and class 0."""
         cls_logits, ious = self._class_and_iou(features, proposals)
         counts = [len(p) for p in proposals]
+        if cls_logits is None:
+            return [(iou, None, torch.zeros_like(iou, dtype=torch.int64)) for iou in ious.split(counts)]
         class_scores, classes = cls_logits.softmax(dim=1)[:, :-1].max(dim=1)
         return list(zip(ious.split(counts), class_scores.split(counts), classes.split(counts), strict=True))
 
@@ -259,54 +284,16 @@ class DVISROIHeads(ROIHeads):
         return self.mask_head.layers(self._pool(self.mask_pooler, features, proposals)).float()[:, 0]
 
     def grown_boxes(self, proposals: Instances) -> Tensor:
-        """(K, 4): the proposals' boxes, grown by the margin and clipped to the image."""
-        x0, y0, x1, y1 = proposals.proposal_boxes.tensor.unbind(dim=1)
-        dx, dy = (x1 - x0) * (self.box_margin / 2), (y1 - y0) * (self.box_margin / 2)
-        boxes = Boxes(torch.stack([x0 - dx, y0 - dy, x1 + dx, y1 + dy], dim=1))
-        boxes.clip(proposals.image_size)
-        return boxes.tensor
+        """float (K, 4): the boxes in which one image's proposals are seen, and their masks lie."""
+        return grow_boxes(proposals, self.box_margin)
 
-    def _class_and_iou(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor, Tensor]:
-        """Class logits (R, C + 1) and IoU (R,) in [0, 1] of all proposals of the batch, float32."""
+    def _class_and_iou(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor | None, Tensor]:
+        """Class logits (R, C + 1), None without classes, and IoU (R,) in [0, 1] of the batch's proposals, float32."""
         x = self.box_head(self._pool(self.box_pooler, features, proposals))
-        return self.cls_score(x).float(), self.iou_pred(x).float()[:, 0].sigmoid()
+        cls_logits = None if self.class_agnostic else self.cls_score(x).float()
+        return cls_logits, self.iou_pred(x).float()[:, 0].sigmoid()
 
     def _pool(self, pooler: ROIPooler, features: list[Tensor], proposals: list[Instances]) -> Tensor:
-        """(R, C + 1, S, S): features and soft membership inside the proposals' boxes."""
         boxes = [self.grown_boxes(p) for p in proposals]
-        pooled = pooler(features, [Boxes(b) for b in boxes])
-        align = ROIAlign(pooler.output_size, 1 / self.map_stride, sampling_ratio=0, aligned=True)
-        # every proposal has a map of its own, so the batch index of its box is its own number
-        soft = cat([p.soft_masks for p in proposals])[:, None]
-        index = torch.arange(len(soft), device=soft.device, dtype=soft.dtype)
-        membership = align(soft, torch.cat([index[:, None], cat(boxes)], dim=1))
-        return torch.cat([pooled, membership], dim=1)
-
-
-def select_detections(
-    masks: Tensor,
-    scores: Tensor,
-    classes: Tensor,
-    *,
-    score_threshold: float,
-    nms_threshold: float,
-    max_detections: int,
-) -> Tensor:
-    """Which proposals become detections: finite scores from the threshold on, without duplicates in a class.
-
-    Args:
-        masks: bool (K, h, w). scores: float (K,). classes: int64 (K,).
-
-    Returns:
-        int64 (number kept,), rows in descending order of score.
-    """
-    passed = ((scores >= score_threshold) & torch.isfinite(scores)).nonzero()[:, 0]
-    kept = mask_nms(masks[passed], scores[passed], nms_threshold, classes[passed])
-    return passed[kept[:max_detections]]
-
-
-def _crop_masks(masks: BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """float (K, size, size): mask ``index[k]`` inside ``boxes[k]``, without a full-size copy a box."""
-    align = ROIAlign((size, size), 1.0, sampling_ratio=0, aligned=True)
-    rois = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)
-    return (align(masks.tensor[:, None].to(boxes.dtype), rois)[:, 0] >= 0.5).to(boxes.dtype)
+        soft_masks = [p.soft_masks for p in proposals]
+        return pool_with_membership(pooler, features, boxes, soft_masks, map_stride=self.map_stride)

@@ -12,12 +12,15 @@ from detectron2.structures import ImageList, Instances
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from ..modeling.detections import fuse_scores, select_detections
 from ..modeling.final_masks import final_masks
 from ..modeling.meta_arch import DVIS
-from ..modeling.roi_heads import select_detections
 from .thresholds import GROUPING_KEYS, apply_thresholds
 
 ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
+SCORE_FUSION = "MODEL.DVIS_ROI_HEADS.SCORE_FUSION"
+NMS = "MODEL.DVIS_ROI_HEADS.NMS"
+CLASS_AGNOSTIC_NMS = "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS"
 MASK_SOURCE = "MODEL.DVIS_ROI_HEADS.MASK_SOURCE"
 NMS_THRESHOLD = "MODEL.ROI_HEADS.NMS_THRESH_TEST"
 SCORE_THRESHOLD = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
@@ -47,14 +50,15 @@ class VerifiedProposals:
 
     Attributes:
         proposals: as :class:`MeanShiftProposer` gives them.
-        ious, class_scores, classes: (K,), predicted IoU, best class probability in [0, 1] and its class.
+        ious, class_scores, classes: (K,), predicted IoU, best class probability in [0, 1] and its class; as
+            :meth:`DVISROIHeads.verify` gives them.
         mask_probs: float (K, M, M) in [0, 1]. boxes: float (K, 4), where these lie, in pixels of the input.
         codes: run-length codes by (mask source, k), filled as they are needed; None for an empty mask.
     """
 
     proposals: Instances
     ious: Tensor
-    class_scores: Tensor
+    class_scores: Tensor | None
     classes: Tensor
     mask_probs: Tensor
     boxes: Tensor
@@ -138,25 +142,26 @@ class StoredPredictions:
     def _select(
         self, image: ImageFeatures, verified: VerifiedProposals, thresholds: Mapping[str, object]
     ) -> list[dict]:
-        alpha = thresholds[ALPHA]
-        scores = alpha * verified.ious + (1 - alpha) * verified.class_scores
-        rows = select_detections(
+        rows, scores = select_detections(
             verified.proposals.proposal_masks,
-            scores,
+            fuse_scores(verified.ious, verified.class_scores, alpha=thresholds[ALPHA], fusion=thresholds[SCORE_FUSION]),
             verified.classes,
             score_threshold=thresholds[SCORE_THRESHOLD],
             nms_threshold=thresholds[NMS_THRESHOLD],
             max_detections=self.model.roi_heads.max_detections,
-        ).tolist()
+            nms=thresholds[NMS],
+            class_agnostic_nms=thresholds[CLASS_AGNOSTIC_NMS],
+        )
+        rows = rows.tolist()
         codes = self._encode(image, verified, rows, thresholds[MASK_SOURCE])
         return [
             {
                 "image_id": image.image_id,
                 "category_id": int(verified.classes[row]),
                 "segmentation": code,
-                "score": float(scores[row]),
+                "score": score,
             }
-            for row, code in zip(rows, codes, strict=True)
+            for row, score, code in zip(rows, scores.tolist(), codes, strict=True)
             if code is not None
         ]
 

@@ -16,11 +16,13 @@ from ..data.to_coco import to_coco
 class CocoScorer:
     """Mask AP by COCOeval, over all object sizes with at most 100 detections an image, as COCO's "AP"."""
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, *, class_agnostic: bool = False):
         """
         Args:
             dataset_name: registered in Detectron2; its ``json_file`` is the ground truth, or else its dicts are.
+            class_agnostic: any detection may be any object, whatever their classes.
         """
+        self.class_agnostic = class_agnostic
         metadata = MetadataCatalog.get(dataset_name)
         if hasattr(metadata, "json_file"):
             with contextlib.redirect_stdout(io.StringIO()):
@@ -43,6 +45,7 @@ class CocoScorer:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluator = COCOeval(self.truth, self.truth.loadRes(results) if results else COCO(), "segm")
             evaluator.params.imgIds = list(image_ids)
+            evaluator.params.useCats = int(not self.class_agnostic)
             evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluator.params.maxDets = [100]
             evaluator.evaluate()

@@ -170,7 +170,7 @@ def tune_thresholds(cfg: CfgNode, model: DVIS, *, num_images: int = 400) -> Tuni
     halves = split_halves([image.image_id for image in images])
     if not halves[1]:
         raise ValueError(f"{dataset} has {len(images)} images: tuning needs some to tune on and some to report on")
-    scorer = CocoScorer(dataset)
+    scorer = CocoScorer(dataset, class_agnostic=cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC)
     by_half = [StoredPredictions(model, [image for image in images if image.image_id in set(h)]) for h in halves]
 
     def evaluator(half: int, setting: Mapping[str, object]):

@@ -24,7 +24,10 @@ GROUPING_KEYS = {
 }
 HEAD_KEYS = {
     "MODEL.DVIS_ROI_HEADS.ALPHA": "alpha",
+    "MODEL.DVIS_ROI_HEADS.SCORE_FUSION": "score_fusion",
     "MODEL.DVIS_ROI_HEADS.MASK_SOURCE": "mask_source",
+    "MODEL.DVIS_ROI_HEADS.NMS": "nms",
+    "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS": "class_agnostic_nms",
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": "nms_threshold",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "score_threshold",
 }

@@ -180,3 +180,106 @@ def test_masks_come_out_at_the_output_size_in_place(source):
     difference = (output.pred_masks[0] ^ expected).float().mean()
     assert difference < 0.03
     assert output.pred_boxes.tensor[0].tolist() == pytest.approx([8, 8, 32, 32], abs=1.5)
+
+
+def test_a_batch_in_which_one_image_has_no_proposal_trains_on_the_others():
+    heads = build(iou_target="refined")
+    targets = [make_targets(OBJECT, classes=[1])] * 2
+    with EventStorage():
+        _, losses = heads(None, features(2), [make_proposals(), make_proposals(OBJECT)], targets)
+    assert all(value > 0 for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_non_finite_features_give_no_detections_where_they_reach(value, class_agnostic):
+    torch.manual_seed(0)
+    heads = build(class_agnostic=class_agnostic).eval()
+    maps = features(2)
+    maps["p2"][0] = value
+    results, _ = heads(None, maps, [make_proposals(OBJECT), make_proposals(OBJECT)])
+    assert [len(result) for result in results] == [0, 1]
+    assert results[1].scores.isfinite().all()
+    assert len(heads.postprocess(results[0], 32, 32)) == 0
+
+
+def test_product_of_scores_and_matrix_suppression_reach_the_detections():
+    proposals = make_proposals(OBJECT, OBJECT)
+    heads = build(alpha=0.5, score_fusion="product", nms="matrix", score_threshold=0.05)
+    big = 100.0
+    (result,) = predict(heads, [proposals], [[0.0, 0.0, -big, -big], [big, 0, 0, 0]], [0.5, 0.64])
+    # sqrt(0.64 * 1), and sqrt(0.5 * 0.5) lowered by a whole duplicate
+    assert result.scores.tolist() == pytest.approx([0.8, 0.5 * 2.718281828**-2])
+    assert len(result.soft_masks) == 2
+
+
+def test_suppression_over_all_classes():
+    proposals = make_proposals(OBJECT, OBJECT)
+    sure = [[9.0, 0, 0, 0], [0, 9.0, 0, 0]]
+    (result,) = predict(build(class_agnostic_nms=True), [proposals], sure, [0.6, 0.9])
+    assert result.pred_classes.tolist() == [1]
+
+
+def losses_with_mask(heads, mask_logits):
+    """Of one foreground proposal that is the upper half of its object, and one that touches nothing."""
+    proposals = make_proposals((2, 5, 2, 8), (10, 14, 10, 14))
+    heads.mask_logits = lambda f, p: mask_logits.expand(sum(map(len, p)), 8, 8)
+    ious = []
+    trunk = heads._class_and_iou
+
+    def note(f, p):
+        logits, iou = trunk(f, p)
+        ious.append(iou)
+        return logits, iou
+
+    heads._class_and_iou = note
+    with EventStorage():
+        sampled, losses = heads(None, features(), [proposals], [make_targets(OBJECT, classes=[1])])
+    return sampled[0], losses, ious[0]
+
+
+@pytest.mark.parametrize("target", ["proposal", "refined"])
+def test_what_the_iou_head_learns(target):
+    heads = build(iou_target=target)
+    mask_logits = torch.full((1, 8, 8), -5.0, requires_grad=True)  # an empty mask
+    sampled, losses, ious = losses_with_mask(heads, mask_logits)
+    assert sampled.gt_iou.tolist() == [0.5, 0.0]  # the field itself stays the proposal's
+    wanted = torch.tensor([0.5 if target == "proposal" else 0.0, 0.0])
+    expected = torch.nn.functional.huber_loss(ious, wanted, reduction="sum", delta=0.1) / (0.1 * 2)
+    torch.testing.assert_close(losses["loss_iou"], expected)
+    losses["loss_iou"].backward()
+    assert mask_logits.grad is None  # the IoU is no lesson for the mask
+
+
+def test_class_agnostic_heads_have_no_class_layer_and_no_class_loss():
+    heads = build(class_agnostic=True)
+    assert heads.cls_score is None and not any("cls_score" in name for name in heads.state_dict())
+    # classes beyond num_classes do not matter, ground truth of two classes is foreground all the same
+    targets = [make_targets(OBJECT, (10, 14, 10, 14), classes=[7, 2]), make_targets(classes=[])]
+    proposals = [make_proposals(OBJECT, (10, 14, 10, 14), (0, 2, 12, 16)), make_proposals((1, 5, 1, 5))]
+    with EventStorage():
+        sampled, losses = heads(None, features(2), proposals, targets)
+    assert sorted(sampled[0].gt_classes.tolist()) == [0, 0, 1] and sampled[1].gt_classes.tolist() == [1]
+    assert set(losses) == set(heads.zero_losses()) == {"loss_iou", "loss_mask"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
+
+
+def test_class_agnostic_score_is_the_iou_whatever_alpha_and_duplicates_are_of_one_class():
+    heads = build(class_agnostic=True, alpha=0.0).eval()
+    heads._class_and_iou = lambda f, p: (None, torch.tensor([0.6, 0.9, 0.7]))
+    proposals = [make_proposals(OBJECT, (2, 8, 2, 9)), make_proposals((10, 14, 10, 14))]
+    results, _ = heads(None, features(2), proposals)
+    assert [r.scores.tolist() for r in results] == [pytest.approx([0.9]), pytest.approx([0.7])]
+    assert all(r.pred_classes.tolist() == [0] for r in results)
+
+
+def test_class_agnostic_heads_without_any_proposal():
+    heads = build(class_agnostic=True)
+    with EventStorage():
+        _, losses = heads(None, features(), [make_proposals()], [make_targets(OBJECT, classes=[1])])
+    assert all(value == 0 for value in losses.values())
+    results, _ = heads.eval()(None, features(), [make_proposals()])
+    assert len(results[0]) == 0 and results[0].pred_classes.dtype == torch.int64

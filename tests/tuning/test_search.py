@@ -71,9 +71,19 @@ def all_found(tiny_cfg):
     return tiny_cfg
 
 
-@pytest.mark.parametrize("source", ["fused", "label_map", "head"])
-def test_stored_predictions_are_those_of_the_model(all_found, source):
-    all_found.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = source
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"MASK_SOURCE": "fused"},
+        {"MASK_SOURCE": "label_map", "NMS": "matrix"},
+        {"MASK_SOURCE": "head", "SCORE_FUSION": "product", "CLASS_AGNOSTIC_NMS": True},
+        {"CLASS_AGNOSTIC": True},
+    ],
+    ids=str,
+)
+def test_stored_predictions_are_those_of_the_model(all_found, options):
+    for key, value in options.items():
+        all_found.MODEL.DVIS_ROI_HEADS[key] = value
     all_found.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.3
     torch.manual_seed(0)
     model = Trainer.build_model(all_found).eval()
@@ -127,6 +137,15 @@ def test_scores_of_perfect_half_and_no_detections(perfect):
     assert average_precision(evaluator) == pytest.approx(100 * 51 / 101)  # samples leave it as it was
     # detections on images that are not asked for do not count
     assert average_precision(scorer.evaluate(detections[:3], [1, 2, 3])) == pytest.approx(100)
+
+
+def test_scores_without_classes_take_any_detection_for_any_object(perfect):
+    swapped = [[d | {"category_id": 1 - d["category_id"]} for d in image] for image in perfect.values()]
+    every = list(range(1, 7))
+    assert average_precision(CocoScorer("custom_val").evaluate(swapped, every)) == 0
+    scorer = CocoScorer("custom_val", class_agnostic=True)
+    assert average_precision(scorer.evaluate(swapped, every)) == pytest.approx(100)
+    assert average_precision(scorer.evaluate(swapped, every), sample=[0, 1, 2, 2, 1, 0]) == pytest.approx(100)
 
 
 def test_a_set_without_json_is_scored_by_its_dicts(perfect, tiny_coco):
@@ -184,6 +203,15 @@ def test_nothing_better_keeps_the_config(made_case, model):
     made_case.MODEL.DVIS_ROI_HEADS.ALPHA = 1.0
     tuning = tune_thresholds(made_case, model)
     assert not tuning.adopted and tuning.changed == {} and "Nothing" in tuning.verdict()
+
+
+def test_class_agnostic_heads_are_tuned_without_classes(made_case, perfect):
+    for image in perfect.values():
+        for detection in image:
+            detection["category_id"] = 0
+    made_case.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = True
+    tuning = tune_thresholds(made_case, Trainer.build_model(made_case))
+    assert tuning.adopted and tuning.held_out_ap == pytest.approx((0, 100))
 
 
 def test_one_image_cannot_be_halved(made_case, model):

@@ -115,7 +115,10 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
         "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.12,
         "MODEL.MEAN_SHIFT.NMS_THRESH": 0.71,
         "MODEL.DVIS_ROI_HEADS.ALPHA": 0.13,
+        "MODEL.DVIS_ROI_HEADS.SCORE_FUSION": "product",
         "MODEL.DVIS_ROI_HEADS.MASK_SOURCE": "head",
+        "MODEL.DVIS_ROI_HEADS.NMS": "matrix",
+        "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS": True,
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.14,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.15,
     }
