@@ -78,6 +78,9 @@ def add_dvis_config(cfg: CN) -> None:
     # same-instance pairs over the whole image whatever the windows, so that labels do not drift in an object
     cfg.MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL = False
     cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = False  # background as one more instance in the pairs (authors)
+    # "stratified": every offset up to the centre, every dilation-th beyond, in map pixels; 0 = the paper's 8 and 8
+    cfg.MODEL.VARIATIONAL_LOSS.PI_CENTRE = 0
+    cfg.MODEL.VARIATIONAL_LOSS.PI_DILATION = 0
     # "stratified": weigh the dilated offsets by the number of pairs each stands for
     cfg.MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED = False
     # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"

@@ -26,7 +26,7 @@ class VariationalCriterion(nn.Module):
             ``"stratified"`` accepts one, odd and of factor 1, instead of its own 129; ``"random"`` none.
         pi_windows_start: iteration from which the windows count; until then all pairs of an image do.
         pi_same_global: same-instance pairs over the whole map whatever the windows.
-        pi_density_weighted: ``density_weighted`` of ``pi_pairs="stratified"``.
+        pi_centre, pi_dilation, pi_density_weighted: of ``pi_pairs="stratified"`` alone.
         pi_background: the background forms pairs as one more instance.
         ms_weight, ms_kind: :func:`~dvis_d2.modeling.losses.mumford_shah_loss`.
         quant_weight: :func:`~dvis_d2.modeling.losses.quantization_loss`.
@@ -57,6 +57,8 @@ class VariationalCriterion(nn.Module):
         pi_windows: Sequence[tuple[int, float]] = ((0, 1.0),),
         pi_windows_start: int = 0,
         pi_same_global: bool = False,
+        pi_centre: int | None = None,
+        pi_dilation: int | None = None,
         pi_density_weighted: bool = False,
         pi_background: bool = False,
         ms_weight: float = 0.1,
@@ -88,6 +90,8 @@ class VariationalCriterion(nn.Module):
             "reduction": pi_reduction,
             "different_weight": pi_different_weight,
             "same_global": pi_same_global,
+            "centre": pi_centre,
+            "dilation": pi_dilation,
             "density_weighted": pi_density_weighted,
             "background_as_instance": pi_background,
         }

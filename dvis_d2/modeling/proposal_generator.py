@@ -60,6 +60,8 @@ class MeanShiftProposer(nn.Module):
                 pi_windows_start=round(loss.PI_WINDOWS_START * cfg.SOLVER.MAX_ITER),
                 pi_same_global=loss.PI_SAME_GLOBAL,
                 pi_background=loss.PI_BACKGROUND,
+                pi_centre=loss.PI_CENTRE or None,
+                pi_dilation=loss.PI_DILATION or None,
                 pi_density_weighted=loss.PI_DENSITY_WEIGHTED,
                 ms_kind=loss.MS_KIND,
                 ms_weight=loss.MS_WEIGHT,

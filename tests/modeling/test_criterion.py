@@ -72,12 +72,28 @@ def test_foreground_below_zero_is_pulled_by_both_main_terms(batch):
 def test_sampled_pairs_and_the_pairs_reduction_reach_the_loss(batch):
     logits, ids = batch
     criterion = VariationalCriterion(
-        pi_pairs="stratified", pi_density_weighted=True, pi_reduction="pairs", pi_different_weight=1.5
+        pi_pairs="stratified",
+        pi_centre=1,
+        pi_dilation=2,
+        pi_density_weighted=True,
+        pi_reduction="pairs",
+        pi_different_weight=1.5,
     )
     expected = permutation_invariant_loss(
-        logits, ids, pairs="stratified", density_weighted=True, reduction="pairs", different_weight=1.5
+        logits,
+        ids,
+        pairs="stratified",
+        centre=1,
+        dilation=2,
+        density_weighted=True,
+        reduction="pairs",
+        different_weight=1.5,
     )
     torch.testing.assert_close(criterion(logits, ids)["loss_pi"], expected)
+    default = permutation_invariant_loss(
+        logits, ids, pairs="stratified", density_weighted=True, reduction="pairs", different_weight=1.5
+    )
+    assert not torch.isclose(expected, default)
 
 
 def test_late_terms_are_zero_but_present_until_their_start(batch):
