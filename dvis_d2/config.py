@@ -12,6 +12,11 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.DATASETS.CUSTOM.VAL_IMAGES = ""
     # filled from the JSON at training, so that a saved config names its classes without the data
     cfg.DATASETS.CUSTOM.CLASS_NAMES = []
+    # names of the classes to train on, [] = all: objects of the others are void, and evaluation is the average recall
+    # of both groups (supplement 5, docs/unseen.md)
+    cfg.DATASETS.SEEN_CLASSES = []
+    # training objects are of class 0, for any model, and evaluation has no classes; needs MODEL.ROI_HEADS.NUM_CLASSES 1
+    cfg.DATASETS.CLASS_AGNOSTIC = False
 
     # training images turned by 0, 90, 180 or 270 degrees: with the flip, the eight symmetries of microscopy
     cfg.INPUT.RANDOM_RIGHT_ANGLES = False

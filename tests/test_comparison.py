@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from comparison import conditions  # noqa: E402
 from comparison.training import ComparisonTrainer, TimeIsUp, measure_seconds_per_iteration  # noqa: E402
 
-DATA_SETS = ("shapes", "shapes_easy", "nuclei")
+DATA_SETS = ("shapes", "shapes_easy", "shapes_seen", "nuclei")
 
 
 def load(path, *opts):

@@ -51,7 +51,9 @@ def test_every_config_names_data_sets_of_its_classes(path, monkeypatch):
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         assert name in DatasetCatalog
-        assert len(MetadataCatalog.get(name).thing_classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        classes = MetadataCatalog.get(name).thing_classes
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (1 if cfg.DATASETS.CLASS_AGNOSTIC else len(classes))
+        assert set(cfg.DATASETS.SEEN_CLASSES) < set(classes)
 
 
 @pytest.mark.parametrize("path", STEPPED)
@@ -66,6 +68,7 @@ def test_every_config_trains_a_step_and_evaluates(path, tiny_coco, tmp_path, mon
     cfg = setup_cfg(args).clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.DATASETS.SEEN_CLASSES = ["green"] if cfg.DATASETS.SEEN_CLASSES else []
     model = Trainer.build_model(cfg).train()
     optimizer = Trainer.build_optimizer(cfg, model)
     with EventStorage(0):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .dataset_mapper import DVISDatasetMapper
 from .report import DatasetError
 from .samplers import ResumableTrainingSampler, Sample
+from .seen_classes import keep_seen_classes
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> DataLoader:
@@ -30,12 +31,12 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None
     the first batch to continue a run.
 
     Args:
-        cfg: reads `DATASETS.TRAIN`, `SOLVER.IMS_PER_BATCH`, `SEED` and, in `DATALOADER`, `NUM_WORKERS`,
-            `ASPECT_RATIO_GROUPING`, `FILTER_EMPTY_ANNOTATIONS` and `SAMPLER_TRAIN`.
+        cfg: reads `DATASETS.TRAIN`, `DATASETS.SEEN_CLASSES`, `SOLVER.IMS_PER_BATCH`, `SEED` and, in `DATALOADER`,
+            `NUM_WORKERS`, `ASPECT_RATIO_GROUPING`, `FILTER_EMPTY_ANNOTATIONS` and `SAMPLER_TRAIN`.
         mapper: default: `DVISDatasetMapper(cfg, is_train=True)`.
 
     Raises:
-        DatasetError: no data set is named, or none of its images has an object.
+        DatasetError: no data set is named, none of its images has an object, or a seen class does not exist.
         ValueError: `SAMPLER_TRAIN` is not "TrainingSampler", or the batch cannot be divided among the
             processes.
     """
@@ -114,7 +115,13 @@ def _training_dicts(cfg: CfgNode) -> list[dict]:
     if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in names):
         check_metadata_consistency("thing_classes", names)
     # One by one: together, Detectron2 takes all of them to have annotations if the first has.
-    dicts = [d for name in names for d in get_detection_dataset_dicts(name, filter_empty=False)]
+    dicts = []
+    for name in names:
+        own = get_detection_dataset_dicts(name, filter_empty=False)
+        if cfg.DATASETS.SEEN_CLASSES:
+            class_names = MetadataCatalog.get(name).thing_classes
+            own = keep_seen_classes(own, class_names, cfg.DATASETS.SEEN_CLASSES, dataset_name=name)
+        dicts += own
     in_files = [d for d in dicts if "instance_label_file" in d]  # taken to have objects, without being opened
     if not in_files and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
         raise DatasetError(

@@ -38,8 +38,8 @@ def register_from_config(cfg: CfgNode) -> None:
     Reads `TRAIN_JSON`, `TRAIN_IMAGES`, `VAL_JSON`, `VAL_IMAGES` ("" = not given; relative to the working
     directory) and `CLASS_NAMES`. Where a JSON is given, sets `DATASETS.TRAIN` and `DATASETS.TEST` to
     "custom_train" and "custom_val" (or to nothing, where only the other JSON is given),
-    `MODEL.ROI_HEADS.NUM_CLASSES`, and `CLASS_NAMES`. The config must not be frozen. Without a JSON, does
-    nothing.
+    `MODEL.ROI_HEADS.NUM_CLASSES` (1 with `DATASETS.CLASS_AGNOSTIC`), and `CLASS_NAMES`. The config must not be
+    frozen. Without a JSON, does nothing.
 
     An image folder "" is the JSON's own folder, or its sub-folder "images" if the files are found there.
 
@@ -79,7 +79,7 @@ def register_from_config(cfg: CfgNode) -> None:
         class_names = [category for _, category in next(iter(categories.values()))]
     cfg.DATASETS.TRAIN = (TRAIN_NAME,) if TRAIN_NAME in given else ()
     cfg.DATASETS.TEST = (VAL_NAME,) if VAL_NAME in given else ()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1 if cfg.DATASETS.CLASS_AGNOSTIC else len(class_names)
     custom.CLASS_NAMES = class_names
 
 

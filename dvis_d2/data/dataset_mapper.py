@@ -41,6 +41,7 @@ class DVISDatasetMapper:
         augmentations: list[T.Augmentation | T.Transform],
         image_format: str,
         num_classes: int = 0,
+        class_agnostic: bool = False,
         keep_ground_truth: bool = False,
     ):
         """
@@ -49,11 +50,13 @@ class DVISDatasetMapper:
             augmentations: applied to the image and to all masks alike.
             image_format: of `detection_utils.read_image`, e.g. "BGR".
             num_classes: greater class ids are an error; 0: not checked.
+            class_agnostic: `gt_classes` are 0, whatever the annotations say.
             keep_ground_truth: give ground truth although `is_train` is False.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.num_classes = num_classes
+        self.class_agnostic = class_agnostic
         self.with_ground_truth = is_train or keep_ground_truth
 
     @classmethod
@@ -63,11 +66,18 @@ class DVISDatasetMapper:
             augmentations += _extra_augmentations(cfg)
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        class_agnostic, num_classes = cfg.DATASETS.CLASS_AGNOSTIC, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if class_agnostic and num_classes != 1:
+            raise ValueError(
+                f"DATASETS.CLASS_AGNOSTIC is True and MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}: set the one to "
+                "False or the other to 1"
+            )
         return {
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": 0 if class_agnostic else num_classes,  # the data set has more than the model
+            "class_agnostic": class_agnostic,
             "keep_ground_truth": keep_ground_truth,
         }
 
@@ -98,6 +108,8 @@ class DVISDatasetMapper:
                 file_name=file_name,
                 ignore_mask=ignore_mask,
             )
+            if self.class_agnostic:
+                result["instances"].gt_classes.zero_()
         return result
 
 

@@ -7,10 +7,13 @@ pixel is (0, 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from .shapes_render import (
+    CLASS_NAMES,
     Appearance,
     Bar,
     Texture,
@@ -43,6 +46,7 @@ def draw_image(
     texture: bool = True,
     object_size: tuple[float, float] | None = None,
     min_visible: float = 0.4,
+    class_names: Sequence[str] = CLASS_NAMES,
 ) -> tuple[np.ndarray, list[np.ndarray], list[int], dict]:
     """Draw discs, squares, triangles, rings and stars.
 
@@ -61,6 +65,7 @@ def draw_image(
         object_size: least and greatest diameter of an object's circumscribed circle in px (at least 12),
             whatever the size of the picture. None: 0.16 to 0.42 of the shorter side.
         min_visible: in [0, 1].
+        class_names: the classes to draw from, of `shapes_render.CLASS_NAMES`.
 
     Returns:
         image: uint8 (height, width, 3), RGB.
@@ -77,13 +82,15 @@ def draw_image(
     for name, value in ("bars", bars), ("copies", copies), ("min_visible", min_visible):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: give a number in [0, 1]")
+    class_ids = _class_ids(class_names)
     side = min(height, width)
     diameters = object_size or (
         max(DEFAULT_SIZE[0] * side, MIN_DIAMETER),
         max(DEFAULT_SIZE[1] * side, MIN_DIAMETER),
     )
     background = sample_background(rng, texture=texture, side=side)
-    appearances = _sample_appearances(rng, num_objects, copies, diameters=diameters, background=background)
+    look = {"diameters": diameters, "background": background, "class_ids": class_ids}
+    appearances = _sample_appearances(rng, num_objects, copies, **look)
     owner, placed, full_areas = _place(rng, appearances, height, width, min_visible)
     placed_bars: list[Bar] = []
     if rng.random() < bars:
@@ -186,6 +193,13 @@ def _cut(
         if np.all(visible >= needed) and is_split(after == target + 1):
             return after, bar
     return owner, None
+
+
+def _class_ids(class_names: Sequence[str]) -> list[int]:
+    unknown = [name for name in class_names if name not in CLASS_NAMES]
+    if unknown or not class_names:
+        raise ValueError(f"class_names is {list(class_names)}: give some of {', '.join(CLASS_NAMES)}")
+    return [CLASS_NAMES.index(name) for name in class_names]
 
 
 def _check_options(

@@ -5,6 +5,7 @@ Coordinates are pixels, (x, y); the centre of the first pixel is (0, 0). Colours
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +98,10 @@ def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> 
     return Texture(kind, np.stack([first, second]), period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
 
 
-def sample_appearance(rng: np.random.Generator, *, diameters: tuple[float, float], background: Texture) -> Appearance:
-    """A class, a size (uniform in `diameters`, px), a rotation, and colours that differ from the
+def sample_appearance(
+    rng: np.random.Generator, *, diameters: tuple[float, float], background: Texture, class_ids: Sequence[int]
+) -> Appearance:
+    """A class out of `class_ids`, a size (uniform in `diameters`, px), a rotation, and colours that differ from the
     background's."""
     diameter = rng.uniform(*diameters)
     texture = Texture(
@@ -108,7 +111,7 @@ def sample_appearance(rng: np.random.Generator, *, diameters: tuple[float, float
         rng.uniform(0, 2 * np.pi),
         rng.uniform(0, 2 * np.pi),
     )
-    return Appearance(int(rng.integers(len(CLASS_NAMES))), diameter, rng.uniform(0, 2 * np.pi), texture)
+    return Appearance(class_ids[int(rng.integers(len(class_ids)))], diameter, rng.uniform(0, 2 * np.pi), texture)
 
 
 def sample_bar(rng: np.random.Generator, *, through: tuple[float, float], width: float, background: Texture) -> Bar:

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 METRICS = ("AP", "AP50", "AP75")
+RECALLS = ("AR@1", "AR@10", "AR@100", "AR50@100", "AR75@100")
 
 
 def class_agnostic_ap(coco: COCO, results: list[dict], image_ids: Sequence[int]) -> dict[str, float]:
@@ -25,25 +26,54 @@ def class_agnostic_ap(coco: COCO, results: list[dict], image_ids: Sequence[int])
     Returns:
         the metrics by name; NaN where the images hold no object.
     """
-    objects = [a for a in coco.loadAnns(coco.getAnnIds(imgIds=list(image_ids))) if not a.get("iscrowd", 0)]
-    if not objects:
-        return dict.fromkeys(METRICS, float("nan"))
-    if not results:
-        return dict.fromkeys(METRICS, 0.0)
+    counts = np.unique([result["image_id"] for result in results], return_counts=True)[1]
+    evaluation = _evaluate(coco, results, image_ids, [int(counts.max(initial=1))])
+    precision = evaluation["precision"][:, :, 0, 0, 0]  # IoU thresholds x recalls
+    return _in_percent(METRICS, (precision.mean(), precision[0].mean(), precision[5].mean()))
+
+
+def average_recall(coco: COCO, results: list[dict], image_ids: Sequence[int]) -> dict[str, float]:
+    """COCO's average recall in percent, all classes as one: the share of objects that are found among the 1, 10 or 100
+    masks of the highest scores in an image, averaged over IoU .50:.95; and with 100 masks at IoU .5 and .75.
+
+    Args:
+        coco, results, image_ids: as :func:`class_agnostic_ap`.
+
+    Returns:
+        `RECALLS` by name; NaN where the images hold no object.
+    """
+    recall = _evaluate(coco, results, image_ids, [1, 10, 100])["recall"][:, 0, 0]  # IoU thresholds x budgets
+    return _in_percent(RECALLS, (*recall.mean(axis=0), recall[0, 2], recall[5, 2]))
+
+
+def _evaluate(coco: COCO, results: list[dict], image_ids: Sequence[int], max_dets: list[int]) -> dict[str, np.ndarray]:
+    """COCOeval's arrays for all classes as one and all areas; -1 where there is no object."""
     category = coco.getCatIds()[0]
     detections = [{**result, "category_id": category} for result in results]
-    counts = np.unique([result["image_id"] for result in results], return_counts=True)[1]
-    with contextlib.redirect_stdout(io.StringIO()):  # progress and a table of sizes
-        evaluation = COCOeval(coco, coco.loadRes(detections), "segm")
+    with contextlib.redirect_stdout(io.StringIO()):  # progress
+        # loadRes takes no empty list
+        found = coco.loadRes(detections) if detections else with_annotations(coco, [])
+        evaluation = COCOeval(coco, found, "segm")
         evaluation.params.imgIds = list(image_ids)
         evaluation.params.useCats = 0
-        evaluation.params.maxDets = [int(counts.max())]
+        evaluation.params.maxDets = max_dets
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # IoU thresholds x recalls
-    values = precision.mean(), precision[0].mean(), precision[5].mean()
-    return {name: 100 * float(value) for name, value in zip(METRICS, values, strict=True)}
+    return evaluation.eval
+
+
+def _in_percent(names: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    return {name: 100 * float(share) if share > -1 else float("nan") for name, share in zip(names, shares, strict=True)}
+
+
+def with_annotations(coco: COCO, annotations: list[dict]) -> COCO:
+    """The same images and categories with other annotations."""
+    other = COCO()
+    other.dataset = coco.dataset | {"annotations": annotations}
+    with contextlib.redirect_stdout(io.StringIO()):
+        other.createIndex()
+    return other
 
 
 def coco_of_masks(images: Sequence[tuple[tuple[int, int], list[dict], list[dict]]]) -> COCO:

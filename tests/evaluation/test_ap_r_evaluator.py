@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from PIL import Image
 from scipy.io import savemat
 
+from dvis_d2.config import add_dvis_config
 from dvis_d2.evaluation import APrEvaluator, ContourF1Evaluator, build_evaluators
 
 NAME = "for_ap_r"
@@ -254,6 +255,7 @@ def test_two_processes_agree_with_one(register, monkeypatch, kind):
 
 def test_choice_of_evaluators(register, tmp_path, tiny_coco):
     cfg = get_cfg()
+    add_dvis_config(cfg)
     register(entry("a", (block(0, 0, 4, 4), 0)))
     MetadataCatalog.get(NAME).evaluator_type = "pascal_instance"
     evaluator = build_evaluators(cfg, NAME, str(tmp_path))

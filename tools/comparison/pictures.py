@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import annotations_to_instances
 from torch import nn
 
@@ -31,6 +32,7 @@ def draw_sheet(cfg: CfgNode, models: dict[str, nn.Module], *, num_images: int, s
     """
     name = cfg.DATASETS.TEST[0]
     metadata, dicts = MetadataCatalog.get(name), DatasetCatalog.get(name)
+    found_metadata = Metadata(thing_classes=["object"]) if cfg.DATASETS.CLASS_AGNOSTIC else metadata
     loader = ComparisonTrainer.build_test_loader(cfg, name)
     rows = []
     for index in np.unique(np.linspace(0, len(dicts) - 1, num_images).round().astype(int)):
@@ -42,7 +44,7 @@ def draw_sheet(cfg: CfgNode, models: dict[str, nn.Module], *, num_images: int, s
         tiles = [cv2.resize(image, None, fx=scale, fy=scale), draw_instances(image, truth, metadata, scale)]
         for model in models.values():
             found = model([inputs])[0]["instances"].to("cpu")
-            tiles.append(draw_instances(image, found[found.scores >= score_threshold], metadata, scale))
+            tiles.append(draw_instances(image, found[found.scores >= score_threshold], found_metadata, scale))
         rows.append(tiles)
     return _grid(rows, ["image", "ground truth", *models])
 

@@ -7,6 +7,8 @@ import re
 import statistics
 from pathlib import Path
 
+from .recall_table import format_recall
+
 TOLERANCE = 0.05  # of the training time; beyond it the table says so
 
 # (name in the summary, heading, format, factor)
@@ -28,6 +30,8 @@ ROWS = (
     ("multiply_adds", "multiply-adds an image, billion", ".2f", 1e-9),
     ("proposals", "proposals into the second stage", ".1f", 1),
 )
+# (task in the summary, what follows the model's title): figures without classes have a table of their own
+RECALL_ROWS = (("recall", ""), ("rpn_masks", ", RPN + masks"))
 
 
 def summarize(folder: Path) -> dict:
@@ -38,7 +42,8 @@ def summarize(folder: Path) -> dict:
 
     Returns:
         "plan"; "subset_sizes"; and, in "models", for every model "seeds" (those finished) and "figures": for every name
-        of `ROWS` that was measured the "mean", and the "spread": the standard deviation over the seeds, None for one.
+        of `ROWS`, and every recall, that was measured the "mean", and the "spread": the standard deviation over the
+        seeds, None for one.
 
     Raises:
         SystemExit: nothing is finished.
@@ -59,13 +64,16 @@ def summarize(folder: Path) -> dict:
         runs = [_flatten(result) for result in results.values()]
         if costs.exists():
             runs[0] |= json.loads(costs.read_text())
-        figures = {name: _mean_and_spread([run[name] for run in runs if name in run]) for name, *_ in ROWS}
+        recalls = [name for name in runs[0] if name.split("/")[0] in dict(RECALL_ROWS)]
+        names = [*(name for name, *_ in ROWS), *recalls]
+        figures = {name: _mean_and_spread([run[name] for run in runs if name in run]) for name in names}
         models[model] = {"seeds": sorted(results), "figures": {k: v for k, v in figures.items() if v is not None}}
     return {"plan": plan, "subset_sizes": sizes, "models": models}
 
 
 def format_table(summary: dict, titles: dict[str, str]) -> str:
-    """Markdown: a row a figure, a column a model, and the difference of the means where it means something."""
+    """Markdown: a row a figure, a column a model, and the difference of the means where it means something; and a table
+    of average recall where that was measured."""
     first, second = titles
     figures = {model: summary["models"][model]["figures"] for model in titles}
     lines = [f"| | {titles[first]} | {titles[second]} | difference |", "|---|---|---|---|"]
@@ -87,11 +95,26 @@ def format_table(summary: dict, titles: dict[str, str]) -> str:
         taken = figures[model]["train_seconds"]["mean"] / 60
         if abs(taken / minutes - 1) > TOLERANCE:
             lines.append(f"Note: {titles[model]} trained for {taken:.1f} minutes, not {minutes:g}.")
+    recall = _recall_cells(figures, titles)
+    if recall:
+        lines += ["", "Classes are not told apart: AP is that of all masks as one class. Average recall:", ""]
+        lines.append(format_recall(recall))
     return "\n".join(lines) + "\n"
 
 
+def _recall_cells(figures: dict[str, dict], titles: dict[str, str]) -> dict[str, dict[str, str]]:
+    rows = {}
+    for model, title in titles.items():
+        for task, addition in RECALL_ROWS:
+            found = {name: figure for name, figure in figures[model].items() if name.startswith(f"{task}/")}
+            cells = {name.removeprefix(f"{task}/"): _cell(figure, ".1f", 1) for name, figure in found.items()}
+            if cells:
+                rows[title + addition] = cells
+    return rows
+
+
 def _flatten(result: dict) -> dict[str, float | None]:
-    nested = {task: result.get(task, {}) for task in ("segm", "contour")} | result["subsets"]
+    nested = {task: result.get(task, {}) for task in ("segm", "contour", *dict(RECALL_ROWS))} | result["subsets"]
     flat = {f"{task}/{name}": value for task, values in nested.items() for name, value in values.items()}
     return flat | {name: result[name] for name in ("train_seconds", "images_seen")}
 

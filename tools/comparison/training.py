@@ -18,8 +18,10 @@ from detectron2.evaluation import DatasetEvaluators
 from pycocotools.coco import COCO
 
 from dvis_d2.engine import Trainer
-from dvis_d2.evaluation import ContourF1Evaluator
+from dvis_d2.evaluation import ContourF1Evaluator, ignores_classes
 from dvis_d2.evaluation.subsets import image_subsets, mask_ap
+
+from .rpn_masks import RPNMasks, has_rpn_masks
 
 
 class TrainingClock(HookBase):
@@ -77,7 +79,10 @@ class ComparisonTrainer(Trainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        return DatasetEvaluators([super().build_evaluator(cfg, dataset_name), ContourF1Evaluator(dataset_name)])
+        evaluator = super().build_evaluator(cfg, dataset_name)
+        if ignores_classes(cfg):
+            return evaluator
+        return DatasetEvaluators([evaluator, ContourF1Evaluator(dataset_name)])
 
 
 class MeasuringTrainer(ComparisonTrainer):
@@ -96,14 +101,18 @@ def train_and_evaluate(cfg: CfgNode) -> dict:
     Returns:
         "iterations", "images_seen", "train_seconds" (of all parts of a resumed run); "bbox", "segm" and "contour" as
         the evaluators give them, but mask AP 0 where nothing was found; "subsets": mask AP by subset of the images, and
-        "subset_sizes". NaN is None.
+        "subset_sizes". NaN is None. Where classes are ignored: "recall", "segm" of all masks as one class, no subsets,
+        and for a Mask R-CNN "rpn_masks", the recall of its RPN's boxes with their masks.
     """
     trainer = ComparisonTrainer(cfg)
     trainer.resume_or_load(resume=True)
     results = {task: without_nan(figures) for task, figures in trainer.train().items()}
     if results["segm"]["AP"] is None:  # what Detectron2 says of a model that finds nothing
         results["segm"] |= {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    subsets, sizes = evaluate_subsets(cfg)
+    subsets, sizes = ({}, {}) if ignores_classes(cfg) else evaluate_subsets(cfg)
+    if ignores_classes(cfg) and has_rpn_masks(cfg):
+        rpn_masks = RPNMasks(trainer.evaluated_model)
+        results["rpn_masks"] = without_nan(ComparisonTrainer.test(cfg, rpn_masks)["recall"])
     for path in Path(cfg.OUTPUT_DIR).glob("model_0*.pth"):
         path.unlink()  # needed to continue only
     return {
