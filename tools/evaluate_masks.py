@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dvis_d2.engine import Trainer, setup_cfg
 from dvis_d2.evaluation import ContourF1Evaluator
-from dvis_d2.modeling.final_masks import SOURCES
+from dvis_d2.modeling.heads.final_masks import SOURCES
 from dvis_d2.tuning import CocoScorer, StoredPredictions, current_thresholds, predict_images
 from dvis_d2.tuning.predictions import MASK_SOURCE
 from dvis_d2.tuning.scoring import average_precision

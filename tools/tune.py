@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from dvis_d2.engine import Trainer, setup_cfg
-from dvis_d2.modeling.detections import NMS_KINDS, SCORE_FUSIONS
+from dvis_d2.modeling.heads.detections import NMS_KINDS, SCORE_FUSIONS
 from dvis_d2.tuning import CocoScorer, StoredPredictions, current_thresholds, tune_thresholds
 from dvis_d2.tuning.predictions import ALPHA, CLASS_AGNOSTIC_NMS, NMS, SCORE_FUSION
 from dvis_d2.tuning.scoring import average_precision

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvis_d2.modeling.fused_gradient import accumulation_dtype
-from dvis_d2.modeling.pairwise import exact_pair_loss
-from dvis_d2.modeling.sampled_pairs import random_pair_loss, stratified_pair_loss
+from dvis_d2.modeling.pairs.fused_gradient import accumulation_dtype
+from dvis_d2.modeling.pairs.pairwise import exact_pair_loss
+from dvis_d2.modeling.pairs.sampled_pairs import random_pair_loss, stratified_pair_loss
 
 _PAIR_OPTIONS = {
     "exact": {"window", "same_global"},

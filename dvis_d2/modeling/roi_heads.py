@@ -9,11 +9,11 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .detections import NMS_KINDS, SCORE_FUSIONS, fuse_scores, select_detections
-from .final_masks import SOURCES, final_masks
-from .mask_targets import mask_targets, refined_iou
+from .heads.detections import NMS_KINDS, SCORE_FUSIONS, fuse_scores, select_detections
+from .heads.final_masks import SOURCES, final_masks
+from .heads.mask_targets import mask_targets, refined_iou
+from .heads.proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
 from .masks import mask_iou
-from .proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
 
 IOU_TARGETS = ("proposal", "refined")
 

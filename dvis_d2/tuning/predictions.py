@@ -12,8 +12,8 @@ from detectron2.structures import ImageList, Instances
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from ..modeling.detections import fuse_scores, select_detections
-from ..modeling.final_masks import final_masks
+from ..modeling.heads.detections import fuse_scores, select_detections
+from ..modeling.heads.final_masks import final_masks
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
 

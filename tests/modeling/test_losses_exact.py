@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.modeling.losses import permutation_invariant_loss
-from dvis_d2.modeling.pairwise import float64_device
+from dvis_d2.modeling.pairs.pairwise import float64_device
 
 MARGIN, THETA = 1.0, 0.1
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dvis_d2.modeling.losses import permutation_invariant_loss
-from dvis_d2.modeling.sampled_pairs import stratified_offsets
+from dvis_d2.modeling.pairs.sampled_pairs import stratified_offsets
 
 MARGIN, THETA = 1.0, 0.1
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvis_d2.modeling.losses import huber_loss, permutation_invariant_loss
-from dvis_d2.modeling.sorting import ascending_bits, stable_argsort
+from dvis_d2.modeling.pairs.sorting import ascending_bits, stable_argsort
 
 MAPS = ((32, 32, 8), (128, 128, 2), (175, 233, 1), (256, 336, 2))
 GROWTH = (10_000, 100_000, 1_000_000)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dvis_d2.modeling.tiles import Tiles, covers
+from dvis_d2.modeling.pairs.tiles import Tiles, covers
 
 
 def tile_starts(length, side):

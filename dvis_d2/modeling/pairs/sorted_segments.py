@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvis_d2.modeling.sorting import partner_ranges, true_positions
+from dvis_d2.modeling.pairs.sorting import partner_ranges, true_positions
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Segments:
 
 @dataclass
 class Partners:
-    """Prefix sums at the ends of the ranges of :func:`~dvis_d2.modeling.sorting.partner_ranges`, (E,) each."""
+    """Prefix sums at the ends of the ranges of :func:`~dvis_d2.modeling.pairs.sorting.partner_ranges`, (E,) each."""
 
     weight_first: Tensor
     weight_last: Tensor

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dvis_d2.modeling.final_masks import final_masks
+from dvis_d2.modeling.heads.final_masks import final_masks
 
 
 def square(size, y0, y1, x0, x1):

@@ -1,6 +1,6 @@
 """The sums of eqs. 4-5 over all pairs of sorted segments, with their gradients, from prefix sums.
 
-Shapes and names as in :mod:`dvis_d2.modeling.sorted_segments`. For entry i at position x with weight w_i, the
+Shapes and names as in :mod:`dvis_d2.modeling.pairs.sorted_segments`. For entry i at position x with weight w_i, the
 partners within a distance are those between ``first`` and ``last``; W and X are the prefix sums of w and w *
 x. Most of the time goes to memory, so the arithmetic overwrites the temporary tensors.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvis_d2.modeling.sorted_segments import Segments, partners_within, take
+from dvis_d2.modeling.pairs.sorted_segments import Segments, partners_within, take
 
 
 def same_term(segments: Segments, theta: float) -> tuple[Tensor, Tensor]:

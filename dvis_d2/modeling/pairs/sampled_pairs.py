@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvis_d2.modeling.fused_gradient import accumulation_dtype, attach_gradient
+from dvis_d2.modeling.pairs.fused_gradient import accumulation_dtype, attach_gradient
 
 
 def stratified_offsets(window: int, centre: int, dilation: int) -> tuple[list[tuple[int, int]], list[bool]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .masks import mask_iou, mask_nms
+from ..masks import mask_iou, mask_nms
 
 SCORE_FUSIONS = ("sum", "product")
 NMS_KINDS = ("hard", "matrix")

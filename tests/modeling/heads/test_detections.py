@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dvis_d2.modeling.detections import fuse_scores, matrix_nms, select_detections
+from dvis_d2.modeling.heads.detections import fuse_scores, matrix_nms, select_detections
 
 
 def strips(*ranges, size=16):

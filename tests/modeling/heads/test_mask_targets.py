@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from dvis_d2.modeling.mask_targets import crop_masks, mask_targets, refined_iou
+from dvis_d2.modeling.heads.mask_targets import crop_masks, mask_targets, refined_iou
 
 
 def square(y0, y1, x0, x1, size=16):

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvis_d2.modeling import sorting
 from dvis_d2.modeling.losses import permutation_invariant_loss
-from dvis_d2.modeling.sorting import ascending_bits, partner_ranges, stable_argsort, true_positions
+from dvis_d2.modeling.pairs import sorting
+from dvis_d2.modeling.pairs.sorting import ascending_bits, partner_ranges, stable_argsort, true_positions
 
 integers = st.one_of(st.integers(-3, 3), st.integers(-(2**17), 2**17), st.integers(-(2**63), 2**63 - 1))
 

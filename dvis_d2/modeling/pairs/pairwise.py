@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dvis_d2.modeling.fused_gradient import accumulation_dtype, attach_gradient
-from dvis_d2.modeling.pair_terms import different_term, same_term
-from dvis_d2.modeling.sorted_segments import Entries, Segments, build_segments, group, take
-from dvis_d2.modeling.sorting import ascending_bits, stable_argsort, true_positions
-from dvis_d2.modeling.tiles import Tiles, covers
+from dvis_d2.modeling.pairs.fused_gradient import accumulation_dtype, attach_gradient
+from dvis_d2.modeling.pairs.pair_terms import different_term, same_term
+from dvis_d2.modeling.pairs.sorted_segments import Entries, Segments, build_segments, group, take
+from dvis_d2.modeling.pairs.sorting import ascending_bits, stable_argsort, true_positions
+from dvis_d2.modeling.pairs.tiles import Tiles, covers
 
 
 def exact_pair_loss(

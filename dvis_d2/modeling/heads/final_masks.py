@@ -6,7 +6,7 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from torch import Tensor
 
-from .masks import resample, row_chunks, upsample_soft_masks
+from ..masks import resample, row_chunks, upsample_soft_masks
 
 SOURCES = ("label_map", "head", "fused")
 
