@@ -67,7 +67,8 @@ def main():
         if not ids[1]:
             raise SystemExit(f"{cfg.DATASETS.TEST[0]} has {len(images)} images: one half would be empty")
         halves = [StoredPredictions(model, [image for image in images if image.image_id in set(half)]) for half in ids]
-        scorer, start = CocoScorer(cfg.DATASETS.TEST[0]), current_thresholds(cfg)
+        scorer = CocoScorer(cfg.DATASETS.TEST[0], class_agnostic=cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC)
+        start = current_thresholds(cfg)
         baseline_grid = {key: values for key, values in GRID.items() if key not in WITHOUT_EFFECT}
         result = {
             "network": cross_tuned(halves, scorer, start, GRID),
