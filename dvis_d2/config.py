@@ -60,6 +60,8 @@ def add_dvis_config(cfg: CN) -> None:
     # append the pixel's (x, y) in [-1, 1] to the features: a translation-equivariant network cannot
     # tell identical copies apart away from the borders
     cfg.MODEL.LABEL_MAP_HEAD.COORDINATES = False
+    # standard deviation of the last convolution's weights at the start: how far apart labels are then
+    cfg.MODEL.LABEL_MAP_HEAD.INIT_STD = 0.01
 
     # The variational loss (section 3.3); every *_WEIGHT multiplies its term, 0 removes it
     cfg.MODEL.VARIATIONAL_LOSS = CN()

@@ -24,6 +24,7 @@ class LabelMapHead(nn.Module):
         num_convs: int,
         norm: str,
         coordinates: bool,
+        init_std: float,
     ):
         """
         Args:
@@ -34,6 +35,8 @@ class LabelMapHead(nn.Module):
             num_convs: 3x3 convolutions before the upsampling.
             norm: normalisation of the hidden layers, see :func:`detectron2.layers.get_norm`.
             coordinates: append x and y in [-1, 1] to the features.
+            init_std: standard deviation of the last convolution's weights at the start, which makes the range of
+                the first labels.
 
         Raises:
             ValueError: for a feature the backbone does not have, or a stride that does not divide.
@@ -71,7 +74,7 @@ class LabelMapHead(nn.Module):
         self.convs = nn.Sequential(*(conv(in_channels if i == 0 else conv_dim) for i in range(num_convs)))
         self.fine_conv = conv(conv_dim if num_convs else in_channels)
         self.predictor = Conv2d(conv_dim, 1, kernel_size=1)
-        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.normal_(self.predictor.weight, std=init_std)
         nn.init.zeros_(self.predictor.bias)
 
     @classmethod
@@ -85,6 +88,7 @@ class LabelMapHead(nn.Module):
             "num_convs": head.NUM_CONVS,
             "norm": head.NORM,
             "coordinates": head.COORDINATES,
+            "init_std": head.INIT_STD,
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
