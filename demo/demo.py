@@ -11,12 +11,11 @@ import os
 
 import cv2
 import tqdm
-from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from dvis_d2.data.image_io import read_image
 from dvis_d2.engine import DVISPredictor, setup_cfg
-from dvis_d2.visualization import draw_panel
+from dvis_d2.visualization import draw_panel, metadata_of_detections
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,7 +50,7 @@ def main():
     cfg = setup_cfg(args, inference=True)
     files = input_files(args.input)
     predictor = DVISPredictor(cfg)
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
+    metadata = metadata_of_detections(cfg, cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
     to_file = len(files) == 1 and os.path.splitext(args.output)[1] != "" and not os.path.isdir(args.output)
     os.makedirs(os.path.dirname(args.output) or "." if to_file else args.output, exist_ok=True)
     for path in tqdm.tqdm(files, disable=len(files) == 1):

@@ -4,6 +4,8 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer
 
@@ -11,6 +13,11 @@ MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel im
 MAX_LABELS = 15  # of more instances than this the labels would hide the picture
 TITLE_HEIGHT = 24
 GAP = 6
+
+
+def metadata_of_detections(cfg: CfgNode, dataset_name: str) -> Metadata:
+    """The data set's, whose class names the detections have; with ``DATASETS.CLASS_AGNOSTIC`` all are an "object"."""
+    return Metadata(thing_classes=["object"]) if cfg.DATASETS.CLASS_AGNOSTIC else MetadataCatalog.get(dataset_name)
 
 
 def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
@@ -77,14 +84,21 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata, scale: flo
     return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
 
 
-def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instances | None = None) -> np.ndarray:
+def draw_panel(
+    image: np.ndarray,
+    output: dict,
+    metadata: Metadata,
+    ground_truth: Instances | None = None,
+    ground_truth_metadata: Metadata | None = None,
+) -> np.ndarray:
     """One image's row: image, ground truth where given, label map, levels, proposals, result, with their titles.
 
     Args:
         image: (H, W, 3).
         output: of :meth:`DVIS.inference` with ``intermediate=True``, instances at the image's size.
-        metadata: of the data set, for the class names.
+        metadata: for the class names of the detections, see :func:`metadata_of_detections`.
         ground_truth: with ``gt_classes`` and ``gt_masks`` at the image's size.
+        ground_truth_metadata: for its class names; None: those of the detections.
     """
     scale = max(1.0, MIN_TILE_SIZE / min(image.shape[:2]))
     result = draw_instances(image, output["instances"], metadata, scale)
@@ -92,7 +106,7 @@ def draw_panel(image: np.ndarray, output: dict, metadata, ground_truth: Instance
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     tiles = {"image": enlarged}
     if ground_truth is not None:
-        tiles["ground truth"] = draw_instances(image, ground_truth, metadata, scale)
+        tiles["ground truth"] = draw_instances(image, ground_truth, ground_truth_metadata or metadata, scale)
     label_map = colorize_label_map(output["label_map"])
     tiles["label map"] = cv2.resize(label_map, size, interpolation=cv2.INTER_NEAREST)
     tiles["levels"] = cv2.resize(colorize_levels(output["levels"]), size, interpolation=cv2.INTER_NEAREST)

@@ -84,6 +84,18 @@ def test_injected_label_map_replaces_values_and_keeps_the_gradient(tiny):
     assert head.fine_conv.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_heads_are_made_sure_of_every_proposal(tiny, class_agnostic):
+    tiny.defrost()
+    tiny.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = class_agnostic
+    tiny.MODEL.ROI_HEADS.NUM_CLASSES = 1 if class_agnostic else 5
+    heads = common.build(tiny).roi_heads
+    common.inject_verification(argparse.Namespace(roi_heads=heads))
+    x = torch.randn(3, heads.iou_pred.in_features)
+    assert (heads.iou_pred(x) == common.CERTAIN).all()
+    assert class_agnostic or heads.cls_score(x).argmax(1).tolist() == [0, 1, 2]
+
+
 def test_good_label_map_tells_objects_apart():
     ids = torch.zeros(1, 8, 8, dtype=torch.int64)
     ids[0, :3], ids[0, 5:], ids[0, 4] = 1, 2, -1

@@ -1,9 +1,18 @@
 import numpy as np
 import torch
-from detectron2.data import Metadata
+from detectron2.config import get_cfg
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from dvis_d2.visualization import colorize_label_map, colorize_levels, draw_instances, draw_panel, draw_proposals
+from dvis_d2.config import add_dvis_config
+from dvis_d2.visualization import (
+    colorize_label_map,
+    colorize_levels,
+    draw_instances,
+    draw_panel,
+    draw_proposals,
+    metadata_of_detections,
+)
 
 METADATA = Metadata(thing_classes=["ring", "disc"])
 
@@ -90,6 +99,14 @@ def test_panel_has_five_tiles_and_six_with_ground_truth():
     six = draw_panel(image(), output, METADATA, ground_truth=truth)
     assert five.dtype == np.uint8 and five.shape[1] * 6 == six.shape[1] * 5
     assert five.shape[0] >= 300
+
+
+def test_classes_that_are_not_told_apart_are_not_named():
+    cfg = get_cfg()
+    add_dvis_config(cfg)
+    assert metadata_of_detections(cfg, "shapes_val") is MetadataCatalog.get("shapes_val")
+    cfg.DATASETS.CLASS_AGNOSTIC = True
+    assert metadata_of_detections(cfg, "shapes_val").thing_classes == ["object"]
 
 
 def test_panel_of_an_image_without_anything():

@@ -19,7 +19,7 @@ from detectron2.engine import default_setup
 
 from dvis_d2.data.image_io import read_image
 from dvis_d2.engine import DVISPredictor, Trainer, setup_cfg
-from dvis_d2.visualization import draw_panel
+from dvis_d2.visualization import draw_panel, metadata_of_detections
 
 CONFIG = "configs/shapes/shapes_easy.yaml"
 
@@ -38,7 +38,7 @@ def draw_sheet(cfg, num_images: int) -> np.ndarray:
     """uint8 RGB: evenly chosen validation images, two to a row, with ground truth, label map, proposals
     and result."""
     name = cfg.DATASETS.TEST[0]
-    predictor, metadata = DVISPredictor(cfg), MetadataCatalog.get(name)
+    predictor, metadata = DVISPredictor(cfg), metadata_of_detections(cfg, name)
     dicts = DatasetCatalog.get(name)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, num_images).round().astype(int))
     panels = []
@@ -46,7 +46,7 @@ def draw_sheet(cfg, num_images: int) -> np.ndarray:
         image = read_image(record["file_name"], "BGR")
         objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
         truth = annotations_to_instances(objects, image.shape[:2], mask_format="bitmask")
-        panels.append(draw_panel(image[:, :, ::-1], predictor(image), metadata, ground_truth=truth))
+        panels.append(draw_panel(image[:, :, ::-1], predictor(image), metadata, truth, MetadataCatalog.get(name)))
     height, width = (max(p.shape[i] for p in panels) for i in (0, 1))
     sheet = np.full((-(-len(panels) // 2) * height, 2 * width, 3), 255, np.uint8)
     for i, panel in enumerate(panels):

@@ -1,19 +1,19 @@
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.config import CfgNode
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 
-from ..visualization import draw_panel
+from ..visualization import draw_panel, metadata_of_detections
 
 
 class TrainingPicture(HookBase):
     """Every ``period`` steps, a picture of the first training image for TensorBoard: image, ground truth,
     label map, proposals, result."""
 
-    def __init__(self, period: int, dataset_name: str, input_format: str):
-        self.period = period
-        self.metadata = MetadataCatalog.get(dataset_name)
-        self.input_format = input_format
+    def __init__(self, cfg: CfgNode):
+        self.period = cfg.VIS_PERIOD
+        self.metadata = metadata_of_detections(cfg, cfg.DATASETS.TRAIN[0])
+        self.input_format = cfg.INPUT.FORMAT
 
     def after_step(self):
         if (self.trainer.iter + 1) % self.period:

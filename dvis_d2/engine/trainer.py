@@ -85,8 +85,7 @@ class Trainer(DefaultTrainer):
                 raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
             hooks.insert(0, self.averaging)
         if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-            picture = TrainingPicture(self.cfg.VIS_PERIOD, self.cfg.DATASETS.TRAIN[0], self.cfg.INPUT.FORMAT)
-            hooks.insert(-1, picture)  # before the writers
+            hooks.insert(-1, TrainingPicture(self.cfg))  # before the writers
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[evaluation] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         if self.cfg.TEST.AUG.ENABLED:

@@ -118,7 +118,8 @@ def inject_label_map(model: nn.Module, label_map: Tensor) -> None:
 
 def inject_verification(model: nn.Module) -> None:
     """From now on the heads of a DVIS model are sure of every proposal: each gets a class of its own (while there
-    are enough) and an IoU near 1, so every proposal becomes a detection. For inference: no gradient passes."""
+    are enough, and the heads tell classes apart) and an IoU near 1, so every proposal becomes a detection. For
+    inference: no gradient passes."""
 
     def classes(module, args, logits):
         rows = torch.arange(len(logits), device=logits.device)
@@ -126,7 +127,8 @@ def inject_verification(model: nn.Module) -> None:
         good[rows, rows % (logits.shape[1] - 1)] = CERTAIN
         return good
 
-    model.roi_heads.cls_score.register_forward_hook(classes)
+    if model.roi_heads.cls_score is not None:
+        model.roi_heads.cls_score.register_forward_hook(classes)
     model.roi_heads.iou_pred.register_forward_hook(lambda m, a, out: torch.full_like(out, CERTAIN))
 
 

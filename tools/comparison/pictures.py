@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import annotations_to_instances
 from torch import nn
 
 from dvis_d2.data.image_io import read_image
-from dvis_d2.visualization import MIN_TILE_SIZE, draw_instances
+from dvis_d2.visualization import MIN_TILE_SIZE, draw_instances, metadata_of_detections
 
 from .training import ComparisonTrainer
 
@@ -32,7 +31,7 @@ def draw_sheet(cfg: CfgNode, models: dict[str, nn.Module], *, num_images: int, s
     """
     name = cfg.DATASETS.TEST[0]
     metadata, dicts = MetadataCatalog.get(name), DatasetCatalog.get(name)
-    found_metadata = Metadata(thing_classes=["object"]) if cfg.DATASETS.CLASS_AGNOSTIC else metadata
+    found_metadata = metadata_of_detections(cfg, name)
     loader = ComparisonTrainer.build_test_loader(cfg, name)
     rows = []
     for index in np.unique(np.linspace(0, len(dicts) - 1, num_images).round().astype(int)):
