@@ -107,7 +107,7 @@ def add_dvis_config(cfg: CN) -> None:
     # which candidates are offered: whole levels, their connected parts, neighbouring levels merged,
     # components of linked neighbours (dvis_d2/modeling/grouping.py)
     cfg.MODEL.MEAN_SHIFT.READINGS = ["levels", "parts", "linked"]
-    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLD = 0.25
+    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # each gives components of its own
     # map cells; smaller ones that touch other foreground are dropped
     cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2
     # parts below this share of a level's largest part are dropped from the level
@@ -136,6 +136,8 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS.IOU_TARGET = "proposal"
     cfg.MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT = 1.0
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
+    # verify the mask head's masks of the proposals as well, as more proposals: the heads once more, on twice as many
+    cfg.MODEL.DVIS_ROI_HEADS.SECOND_LOOK = False
     # final masks: "label_map" (upsampled soft membership), "head", or "fused" (their mean)
     cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"
     # perturbed copies of every ground-truth mask among the training proposals, so that the heads see

@@ -23,9 +23,9 @@ from dvis_d2.tuning import CocoScorer, StoredPredictions, coordinate_descent, cu
 from dvis_d2.tuning.scoring import average_precision
 from dvis_d2.tuning.search import GRID, MIN_GAIN, stored_images
 
-READINGS, LINK_THRESHOLD = "MODEL.MEAN_SHIFT.READINGS", "MODEL.MEAN_SHIFT.LINK_THRESHOLD"
+READINGS, LINK_THRESHOLDS = "MODEL.MEAN_SHIFT.READINGS", "MODEL.MEAN_SHIFT.LINK_THRESHOLDS"
 # every two neighbours in the foreground are linked, whatever their labels
-COMPONENTS = {READINGS: ["linked"], LINK_THRESHOLD: 1e9}
+COMPONENTS = {READINGS: ["linked"], LINK_THRESHOLDS: [1e9]}
 WITHOUT_EFFECT = {*COMPONENTS, "MODEL.MEAN_SHIFT.BANDWIDTHS", "MODEL.MEAN_SHIFT.CRUMB_RATIO"}
 IOUS = {"AP": None, "AP50": 0.5, "AP75": 0.75}
 

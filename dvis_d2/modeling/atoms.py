@@ -1,11 +1,12 @@
 """Atoms: the small connected pieces of a label map's foreground of which every reading is a union (NumPy).
 
 An atom is a connected piece of the foreground whose cells share a level at every bandwidth and differ from
-their neighbours inside it by less than the link threshold.
+their neighbours inside it by less than the least link threshold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -100,8 +101,10 @@ def find_atoms(labels: np.ndarray, foreground: np.ndarray, levels: np.ndarray, l
     )
 
 
-def join_atoms(atoms: Atoms, labels: np.ndarray, link_threshold: float) -> list[np.ndarray]:
-    """Components of 4-neighbouring atoms: of one level, for each bandwidth, and last of linked neighbours.
+def join_atoms(
+    atoms: Atoms, labels: np.ndarray, link_thresholds: Sequence[float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Components of 4-neighbouring atoms: of one level, for each bandwidth; and of linked ones, for each threshold.
 
     Each is (A,); the numbers of one do not occur in another.
     """
@@ -109,11 +112,13 @@ def join_atoms(atoms: Atoms, labels: np.ndarray, link_threshold: float) -> list[
     both = (a >= 0) & (b >= 0)
     a, b, p, q = a[both], b[both], atoms.p[: atoms.straight][both], atoms.q[: atoms.straight][both]
     flat = labels.reshape(-1)
-    joined = np.stack([level[a] == level[b] for level in atoms.levels] + [np.abs(flat[p] - flat[q]) < link_threshold])
+    step = np.abs(flat[p] - flat[q])
+    joined = [level[a] == level[b] for level in atoms.levels] + [step < threshold for threshold in link_thresholds]
     # One graph in which each has its own copy of the atoms: building graphs is what takes the time.
-    copy, edge = np.nonzero(joined)
+    copy, edge = np.nonzero(np.stack(joined))
     count = len(atoms.area)
     nodes = len(joined) * count
     edges = (np.ones(len(edge), dtype=np.int8), (a[edge] + copy * count, b[edge] + copy * count))
     components = connected_components(sparse.coo_matrix(edges, shape=(nodes, nodes)), directed=False)[1]
-    return list(components.reshape(len(joined), count))
+    components = list(components.reshape(len(joined), count))
+    return components[: len(atoms.levels)], components[len(atoms.levels) :]

@@ -59,7 +59,7 @@ def group_label_map(
     readings: Sequence[str] = ("levels", "parts", "linked"),
     min_area: int = 2,
     crumb_ratio: float = 0.05,
-    link_threshold: float = 0.25,
+    link_thresholds: Sequence[float] = (0.25,),
     nms_threshold: float = 0.8,
     max_proposals: int = 100,
     valid: Sequence[tuple[int, int]] | None = None,
@@ -75,13 +75,13 @@ def group_label_map(
             "levels": all cells of a mean-shift level (objects in several parts stay whole).
             "parts": the connected parts of each level on their own (objects that share a value come apart).
             "merged": two neighbouring levels together where their modes differ by less than the bandwidth.
-            "linked": components of 4-neighbours whose labels differ by less than `link_threshold` (no mean
+            "linked": components of 4-neighbours whose labels differ by less than one of `link_thresholds` (no mean
             shift: follows a label that drifts inside an object).
         min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground
             touches it (4 neighbours): soft borders leave such specks. What stands alone may have any size.
         crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels
             has them.
-        link_threshold: in label units.
+        link_thresholds: in label units; each is read on its own.
         nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
         max_proposals: K at most.
         valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
@@ -98,18 +98,20 @@ def group_label_map(
         Wholeness is 1 for a mask in one part, else r^4 / (r^4 + (1 - r)^4), where r <= 1 is the sum of the
         parts' mean squared radii (of cells about their centroid) over that of the mask. Belonging is the
         largest wholeness of the masks in several parts that contain this one; 0 without any. Agreement is the
-        mean over the readings, one for each bandwidth, of 1 where the reading holds the same mask up to
-        `nms_threshold`, of the mask's wholeness where it holds parts of it, and of 1 - wholeness of a mask in
-        several parts that contains this one; else 0.
+        mean over the readings, one for each bandwidth or link threshold, of 1 where the reading holds the same
+        mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it, and of 1 - wholeness of a
+        mask in several parts that contains this one; else 0.
 
     Raises:
-        ValueError: a reading is unknown, none is named, or the label map is not (N, h, w).
+        ValueError: a reading is unknown, no reading or no link threshold is named, or the label map is not (N, h, w).
     """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
     unknown = [reading for reading in readings if reading not in READINGS]
     if unknown or not readings:
         raise ValueError(f"readings must name some of {READINGS}, got {tuple(readings)}")
+    if not link_thresholds:
+        raise ValueError("link_thresholds must name at least one threshold, in label units")
     count, height, width = label_map.shape
     labels = label_map.float()
     foreground = torch.isfinite(labels) & (labels > foreground_threshold)
@@ -145,7 +147,7 @@ def group_label_map(
             readings=readings,
             min_area=min_area,
             crumb_ratio=crumb_ratio,
-            link_threshold=link_threshold,
+            link_thresholds=link_thresholds,
             nms_threshold=nms_threshold,
             max_candidates=max_proposals,
         )

@@ -75,7 +75,7 @@ class MeanShiftProposer(nn.Module):
                 "bandwidths": tuple(mean_shift.BANDWIDTHS),
                 "foreground_threshold": mean_shift.FOREGROUND_THRESHOLD,
                 "readings": tuple(mean_shift.READINGS),
-                "link_threshold": mean_shift.LINK_THRESHOLD,
+                "link_thresholds": tuple(mean_shift.LINK_THRESHOLDS),
                 "min_area": mean_shift.MIN_AREA,
                 "crumb_ratio": mean_shift.CRUMB_RATIO,
                 "nms_threshold": mean_shift.NMS_THRESH,
@@ -122,7 +122,7 @@ class MeanShiftProposer(nn.Module):
     def predict_proposals(self, label_map: Tensor, images: ImageList) -> list[Instances]:
         """Proposals of every image from the label map (N, h, w), before or after the ReLU."""
         return [
-            self._to_instances(grouping, size)
+            make_proposals(grouping.masks, grouping.soft, grouping.scores, image_size=size, stride=self.stride)
             for grouping, size in zip(self._group(label_map, images), images.image_sizes, strict=True)
         ]
 
@@ -137,34 +137,34 @@ class MeanShiftProposer(nn.Module):
         """The network's own proposals and perturbed ground truth; none on ignored pixels, which are
         neither objects nor background."""
         proposals = []
-        for i, grouping in enumerate(self._group(label_map, images)):
-            ids = instance_ids[i]
-            ignored = ids < 0
-            masks = grouping.masks
-            masks = masks[(masks & ignored).sum(dim=(1, 2)) <= 0.5 * masks.sum(dim=(1, 2))]
+        for i, own in enumerate(self._group(label_map, images)):
+            ids, labels = instance_ids[i], label_map[i].relu()
+            kept = (own.masks & (ids < 0)).sum(dim=(1, 2)) <= 0.5 * own.masks.sum(dim=(1, 2))
             gt_masks = instance_masks(ids, len(gt_instances[i]))
-            masks = torch.cat([masks, perturb_masks(gt_masks.repeat(self.num_perturbed, 1, 1), ids)])
-            masks = masks[masks.flatten(1).any(dim=1)]
-            values = mean_values(label_map[i].relu(), masks)
-            grouping = Grouping(
-                masks=masks,
-                values=values,
-                scores=values.new_ones(len(masks)),
-                soft=soft_membership(label_map[i].relu(), masks, values),
-            )
-            proposals.append(self._to_instances(grouping, images.image_sizes[i]))
+            perturbed = perturb_masks(gt_masks.repeat(self.num_perturbed, 1, 1), ids)
+            perturbed = perturbed[perturbed.flatten(1).any(dim=1)]
+            soft = soft_membership(labels, perturbed, mean_values(labels, perturbed))
+            masks = torch.cat([own.masks[kept], perturbed])
+            soft = torch.cat([own.soft[kept], soft])
+            size, scores = images.image_sizes[i], soft.new_ones(len(masks))
+            proposals.append(make_proposals(masks, soft, scores, image_size=size, stride=self.stride))
         return proposals
 
-    def _to_instances(self, grouping: Grouping, image_size: tuple[int, int]) -> Instances:
-        boxes = Boxes(masks_to_boxes(grouping.masks).float() * self.stride)
-        boxes.clip(image_size)
-        return Instances(
-            image_size,
-            proposal_boxes=boxes,
-            objectness_logits=grouping.scores,
-            proposal_masks=grouping.masks,
-            soft_masks=grouping.soft,
-        )
+
+def make_proposals(
+    masks: Tensor, soft: Tensor, scores: Tensor, *, image_size: tuple[int, int], stride: int
+) -> Instances:
+    """Proposals of one image, with the fields of :meth:`MeanShiftProposer.forward`, from masks bool (K, h, w) and soft
+    masks float (K, h, w) on the label map's grid and scores float (K,)."""
+    boxes = Boxes(masks_to_boxes(masks).float() * stride)
+    boxes.clip(image_size)
+    return Instances(
+        image_size,
+        proposal_boxes=boxes,
+        objectness_logits=scores,
+        proposal_masks=masks,
+        soft_masks=soft,
+    )
 
 
 def mean_values(label_map: Tensor, masks: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def read_candidates(
     readings: Sequence[str],
     min_area: int,
     crumb_ratio: float,
-    link_threshold: float,
+    link_thresholds: Sequence[float],
     nms_threshold: float,
     max_candidates: int,
 ) -> Candidates:
@@ -59,12 +59,12 @@ def read_candidates(
     if not foreground.any():
         nothing, nowhere = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
         return Candidates(values=nothing, scores=nothing, kinds=nowhere, inside=nowhere, ring=nowhere)
-    atoms = find_atoms(labels, foreground, levels, link_threshold)
-    *parts, links = join_atoms(atoms, labels, link_threshold)
+    atoms = find_atoms(labels, foreground, levels, min(link_thresholds))
+    parts, links = join_atoms(atoms, labels, link_thresholds)
     kinds, groups, maps, parts_of = [], [], [], []
     for reading in readings:
         if reading == "linked":
-            found = [(links, [np.where(_credible(links, atoms, min_area)[links], links, -1)])]
+            found = [(link, [np.where(_credible(link, atoms, min_area)[link], link, -1)]) for link in links]
         else:
             found = [
                 (part, _read_levels(reading, atoms, level, part, modes, bandwidth, min_area, crumb_ratio))

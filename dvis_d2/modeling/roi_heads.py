@@ -9,11 +9,12 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .heads.detections import NMS_KINDS, SCORE_FUSIONS, fuse_scores, select_detections
+from .heads.detections import NMS_KINDS, SCORE_FUSIONS, detect
 from .heads.final_masks import SOURCES, final_masks
 from .heads.mask_targets import mask_targets, refined_iou
 from .heads.proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
 from .masks import mask_iou
+from .proposal_generator import make_proposals
 
 IOU_TARGETS = ("proposal", "refined")
 
@@ -49,6 +50,7 @@ class DVISROIHeads(ROIHeads):
         nms: str = "hard",
         class_agnostic_nms: bool = False,
         iou_target: str = "proposal",
+        second_look: bool = False,
         **kwargs,
     ):
         """
@@ -65,8 +67,8 @@ class DVISROIHeads(ROIHeads):
             score_threshold: detections below this score are dropped.
             max_detections: detections kept an image.
             class_agnostic: objects are one class, 0: no class layer, the score is the predicted IoU (supplement 5).
-            score_fusion: "sum" or "product", see :func:`fuse_scores`.
-            nms, nms_threshold, class_agnostic_nms: see :func:`select_detections`.
+            score_fusion, nms, nms_threshold, class_agnostic_nms: see :func:`detect`.
+            second_look: see :meth:`candidates`.
             iou_target: what the IoU head learns for foreground: "proposal", the raw proposal's IoU (authors), or
                 "refined", that of the mask head's own mask. Background keeps the proposal's IoU.
             kwargs: sampling and matching, see :class:`detectron2.modeling.ROIHeads`.
@@ -91,6 +93,7 @@ class DVISROIHeads(ROIHeads):
         self.nms = nms
         self.class_agnostic_nms = class_agnostic_nms
         self.iou_target = iou_target
+        self.second_look = second_look
 
         channels = box_head.output_shape.channels
         self.cls_score = None if class_agnostic else nn.Linear(channels, self.num_classes + 1)
@@ -135,6 +138,7 @@ class DVISROIHeads(ROIHeads):
             "nms": heads.NMS,
             "class_agnostic_nms": heads.CLASS_AGNOSTIC_NMS,
             "iou_target": heads.IOU_TARGET,
+            "second_look": heads.SECOND_LOOK,
         }
 
     def forward(
@@ -220,11 +224,14 @@ class DVISROIHeads(ROIHeads):
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
         kept = []
-        for props, (ious, class_scores, classes) in zip(proposals, self.verify(features, proposals), strict=True):
-            rows, scores = select_detections(
+        proposals = self.candidates(features, proposals)
+        for props, (ious, class_probs) in zip(proposals, self.verify(features, proposals), strict=True):
+            rows, classes, scores = detect(
                 props.proposal_masks,
-                fuse_scores(ious, class_scores, alpha=self.alpha, fusion=self.score_fusion),
-                classes,
+                ious,
+                class_probs,
+                alpha=self.alpha,
+                fusion=self.score_fusion,
                 score_threshold=self.score_threshold,
                 nms_threshold=self.nms_threshold,
                 max_detections=self.max_detections,
@@ -232,7 +239,7 @@ class DVISROIHeads(ROIHeads):
                 class_agnostic_nms=self.class_agnostic_nms,
             )
             result = props[rows]
-            result.scores, result.pred_classes = scores, classes[rows]
+            result.scores, result.pred_classes = scores, classes
             kept.append(result)
         mask_probs = self.mask_logits(features, kept).sigmoid()
         return [
@@ -268,16 +275,43 @@ class DVISROIHeads(ROIHeads):
         )
         return output[output.pred_boxes.nonempty()]
 
-    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-        """For every image, predicted IoU and best class probability (K,) in [0, 1], and that class int64 (K,).
+    @torch.no_grad()
+    def candidates(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
+        """What the heads verify: the proposals and, with ``second_look``, the mask head's mask of each as one more.
 
-        Class-agnostic heads give None for the probability, and class 0."""
+        The mask head mends much of what the label map got wrong, so its mask is often the better proposal: of a
+        better box, and its IoU and class are easier to tell."""
+        if not self.second_look:
+            return proposals
+        mask_probs = self.mask_logits(features, proposals).sigmoid().split([len(p) for p in proposals])
+        result = []
+        for props, probs in zip(proposals, mask_probs, strict=True):
+            grid = props.proposal_masks.shape[1:]
+            masks = final_masks(
+                props.soft_masks,
+                probs,
+                self.grown_boxes(props),
+                source="head",
+                stride=self.map_stride,
+                image_size=tuple(side * self.map_stride for side in grid),
+                output_size=grid,
+            )
+            scores = props.objectness_logits
+            found = masks.flatten(1).any(dim=1)
+            size, stride = props.image_size, self.map_stride
+            mended = make_proposals(masks[found], masks[found].float(), scores[found], image_size=size, stride=stride)
+            result.append(Instances.cat([props, mended]))
+        return result
+
+    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor | None]]:
+        """For every image, predicted IoU (K,) and class probabilities (K, C) in [0, 1]; class-agnostic heads give None
+        for the latter."""
         cls_logits, ious = self._class_and_iou(features, proposals)
         counts = [len(p) for p in proposals]
         if cls_logits is None:
-            return [(iou, None, torch.zeros_like(iou, dtype=torch.int64)) for iou in ious.split(counts)]
-        class_scores, classes = cls_logits.softmax(dim=1)[:, :-1].max(dim=1)
-        return list(zip(ious.split(counts), class_scores.split(counts), classes.split(counts), strict=True))
+            return [(iou, None) for iou in ious.split(counts)]
+        class_probs = cls_logits.softmax(dim=1)[:, :-1]
+        return list(zip(ious.split(counts), class_probs.split(counts), strict=True))
 
     def mask_logits(self, features: list[Tensor], proposals: list[Instances]) -> Tensor:
         """float32 (R, M, M) of all proposals of the batch, inside their grown boxes."""

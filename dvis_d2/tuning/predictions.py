@@ -12,7 +12,7 @@ from detectron2.structures import ImageList, Instances
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from ..modeling.heads.detections import fuse_scores, select_detections
+from ..modeling.heads.detections import detect
 from ..modeling.heads.final_masks import final_masks
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
@@ -46,20 +46,18 @@ class ImageFeatures:
 
 @dataclass
 class VerifiedProposals:
-    """All K proposals of one image after the heads, before any threshold.
+    """All K candidates of one image after the heads, before any threshold.
 
     Attributes:
-        proposals: as :class:`MeanShiftProposer` gives them.
-        ious, class_scores, classes: (K,), predicted IoU, best class probability in [0, 1] and its class; as
-            :meth:`DVISROIHeads.verify` gives them.
+        proposals: as :meth:`DVISROIHeads.candidates` gives them.
+        ious, class_probs: (K,) and (K, C) or None, as :meth:`DVISROIHeads.verify` gives them.
         mask_probs: float (K, M, M) in [0, 1]. boxes: float (K, 4), where these lie, in pixels of the input.
         codes: run-length codes by (mask source, k), filled as they are needed; None for an empty mask.
     """
 
     proposals: Instances
     ious: Tensor
-    class_scores: Tensor | None
-    classes: Tensor
+    class_probs: Tensor | None
     mask_probs: Tensor
     boxes: Tensor
     codes: dict[tuple[str, int], dict | None] = field(default_factory=dict)
@@ -129,12 +127,12 @@ class StoredPredictions:
         sizes = ImageList(torch.empty(0), [image.image_size])
         proposals = self.model.proposal_generator.predict_proposals(image.label_map.to(device), sizes)
         features = [image.features[name].to(device).float() for name in heads.in_features]
-        ((ious, class_scores, classes),) = heads.verify(features, proposals)
+        proposals = heads.candidates(features, proposals)
+        ((ious, class_probs),) = heads.verify(features, proposals)
         return VerifiedProposals(
             proposals=proposals[0],
             ious=ious,
-            class_scores=class_scores,
-            classes=classes,
+            class_probs=class_probs,
             mask_probs=heads.mask_logits(features, proposals).sigmoid(),
             boxes=heads.grown_boxes(proposals[0]),
         )
@@ -142,10 +140,12 @@ class StoredPredictions:
     def _select(
         self, image: ImageFeatures, verified: VerifiedProposals, thresholds: Mapping[str, object]
     ) -> list[dict]:
-        rows, scores = select_detections(
+        rows, classes, scores = detect(
             verified.proposals.proposal_masks,
-            fuse_scores(verified.ious, verified.class_scores, alpha=thresholds[ALPHA], fusion=thresholds[SCORE_FUSION]),
-            verified.classes,
+            verified.ious,
+            verified.class_probs,
+            alpha=thresholds[ALPHA],
+            fusion=thresholds[SCORE_FUSION],
             score_threshold=thresholds[SCORE_THRESHOLD],
             nms_threshold=thresholds[NMS_THRESHOLD],
             max_detections=self.model.roi_heads.max_detections,
@@ -157,11 +157,11 @@ class StoredPredictions:
         return [
             {
                 "image_id": image.image_id,
-                "category_id": int(verified.classes[row]),
+                "category_id": category,
                 "segmentation": code,
                 "score": score,
             }
-            for row, score, code in zip(rows, scores.tolist(), codes, strict=True)
+            for category, score, code in zip(classes.tolist(), scores.tolist(), codes, strict=True)
             if code is not None
         ]
 
@@ -169,7 +169,7 @@ class StoredPredictions:
         self, image: ImageFeatures, verified: VerifiedProposals, rows: list[int], source: str
     ) -> list[dict | None]:
         """Run-length codes of the rows' final masks; each is made once a source."""
-        new = [row for row in rows if (source, row) not in verified.codes]
+        new = [row for row in dict.fromkeys(rows) if (source, row) not in verified.codes]
         if new:
             masks = final_masks(
                 verified.proposals.soft_masks[new],

@@ -18,7 +18,7 @@ GROUPING_KEYS = {
     "MODEL.MEAN_SHIFT.BANDWIDTHS": "bandwidths",
     "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": "foreground_threshold",
     "MODEL.MEAN_SHIFT.READINGS": "readings",
-    "MODEL.MEAN_SHIFT.LINK_THRESHOLD": "link_threshold",
+    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": "link_thresholds",
     "MODEL.MEAN_SHIFT.CRUMB_RATIO": "crumb_ratio",
     "MODEL.MEAN_SHIFT.NMS_THRESH": "nms_threshold",
 }

@@ -75,9 +75,13 @@ def test_linked_reading_follows_a_drifting_label():
     region = (2, 8, 1, 15)
     label_map = draw((1, *region))
     label_map[2:8, 1:15] = torch.linspace(2, 4.6, 14)  # steps of 0.2
-    assert mask_set(group(label_map, readings=["linked"], link_threshold=0.25)) == {cells(region)}
+    assert mask_set(group(label_map, readings=["linked"], link_thresholds=[0.25])) == {cells(region)}
     columns = {cells((2, 8, x, x + 1)) for x in range(1, 15)}
-    assert mask_set(group(label_map, readings=["linked"], link_threshold=0.15)) == columns
+    assert mask_set(group(label_map, readings=["linked"], link_thresholds=[0.15])) == columns
+    both = group(label_map, readings=["linked"], link_thresholds=[0.15, 0.25], nms_threshold=1.0)
+    assert mask_set(both) == columns | {cells(region)}
+    with pytest.raises(ValueError, match="link_thresholds must name at least one"):
+        group(label_map, link_thresholds=[])
 
 
 def test_crumbs_are_dropped_and_small_parts_below_the_ratio_are_not_offered():

@@ -32,7 +32,7 @@ def build(**kwargs):
         iou_loss_weight=1.0,
         mask_loss_weight=1.0,
         mask_source="fused",
-        score_threshold=0.0,
+        score_threshold=0.05,
         nms_threshold=0.5,
         max_detections=100,
     )
@@ -133,7 +133,8 @@ def test_score_mixes_iou_and_class_probability():
     heads = build(alpha=0.25)
     big = 100.0
     (result,) = predict(heads, [make_proposals(OBJECT)], [[0.0, 0.0, -big, -big]], [0.8])
-    assert result.scores.item() == pytest.approx(0.25 * 0.8 + 0.75 * 0.5)
+    assert result.pred_classes.tolist() == [0, 1]  # a doubtful object is of both classes
+    assert result.scores.tolist() == pytest.approx([0.25 * 0.8 + 0.75 * 0.5] * 2)
 
 
 def test_duplicates_of_one_class_are_suppressed_and_others_kept():
@@ -200,7 +201,7 @@ def test_non_finite_features_give_no_detections_where_they_reach(value, class_ag
     maps = features(2)
     maps["p2"][0] = value
     results, _ = heads(None, maps, [make_proposals(OBJECT), make_proposals(OBJECT)])
-    assert [len(result) for result in results] == [0, 1]
+    assert [len(result) for result in results] == [0, 1 if class_agnostic else NUM_CLASSES]
     assert results[1].scores.isfinite().all()
     assert len(heads.postprocess(results[0], 32, 32)) == 0
 
@@ -209,7 +210,7 @@ def test_product_of_scores_and_matrix_suppression_reach_the_detections():
     proposals = make_proposals(OBJECT, OBJECT)
     heads = build(alpha=0.5, score_fusion="product", nms="matrix", score_threshold=0.05)
     big = 100.0
-    (result,) = predict(heads, [proposals], [[0.0, 0.0, -big, -big], [big, 0, 0, 0]], [0.5, 0.64])
+    (result,) = predict(heads, [proposals], [[0.0, -big, -big, 0.0], [big, 0, 0, 0]], [0.5, 0.64])
     # sqrt(0.64 * 1), and sqrt(0.5 * 0.5) lowered by a whole duplicate
     assert result.scores.tolist() == pytest.approx([0.8, 0.5 * 2.718281828**-2])
     assert len(result.soft_masks) == 2
@@ -220,6 +221,28 @@ def test_suppression_over_all_classes():
     sure = [[9.0, 0, 0, 0], [0, 9.0, 0, 0]]
     (result,) = predict(build(class_agnostic_nms=True), [proposals], sure, [0.6, 0.9])
     assert result.pred_classes.tolist() == [1]
+
+
+def test_second_look_verifies_the_masks_of_the_mask_head_as_well():
+    heads = build(second_look=True, box_margin=0.0).eval()
+    proposals = [make_proposals(OBJECT, (2, 4, 2, 4)), make_proposals()]
+    left = torch.full((2, 8, 8), -9.0)
+    left[0, :, :4] = 9.0  # the left half of the first box; of the second one nothing is left
+    heads.mask_logits = lambda f, p: left[: sum(map(len, p))]
+    first, second = heads.candidates(features(2), proposals)
+    assert len(first) == 3 and len(second) == 0
+    y0, y1, x0, x1 = OBJECT
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[y0:y1, x0 : (x0 + x1) // 2] = True
+    assert torch.equal(first.proposal_masks[2], expected) and torch.equal(first.soft_masks[2], expected.float())
+    assert first.proposal_boxes.tensor[2].tolist() == [STRIDE * v for v in (x0, y0, (x0 + x1) // 2, y1)]
+    assert len(build().candidates(features(2), proposals)[0]) == 2
+
+    seen = []
+    heads._class_and_iou = lambda f, p: seen.append([len(x) for x in p]) or (torch.zeros(4, 4), torch.ones(4))
+    heads.mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
+    heads(None, features(2), proposals)
+    assert seen == [[4, 0]]  # two proposals, and what the mask head made of each
 
 
 def losses_with_mask(heads, mask_logits):

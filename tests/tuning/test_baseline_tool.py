@@ -59,7 +59,7 @@ def test_each_half_is_detected_in_with_what_was_tuned_on_the_other(run, perfect)
 def test_the_baseline_links_every_neighbour_and_is_reported_beside_the_network(run, perfect, tool):
     def detections(self, thresholds):
         labels_used = thresholds[tool.READINGS] != ["linked"]
-        assert labels_used or thresholds[tool.LINK_THRESHOLD] == 1e9
+        assert labels_used or thresholds[tool.LINK_THRESHOLDS] == [1e9]
         return [perfect[image.image_id] if labels_used else [] for image in self.images]
 
     result = run(detections)
@@ -75,6 +75,6 @@ def test_the_baseline_does_not_depend_on_the_labels(tool, tiny_cfg):
     label_map = torch.zeros(1, 8, 8)
     label_map[:, 2:6, 1:4], label_map[:, 2:6, 4:7] = 2.0, 40.0
     (grouping,) = group_label_map(
-        label_map, readings=start[tool.READINGS], link_threshold=start[tool.LINK_THRESHOLD], foreground_threshold=1.0
+        label_map, readings=start[tool.READINGS], link_thresholds=start[tool.LINK_THRESHOLDS], foreground_threshold=1.0
     )
     assert len(grouping) == 1 and grouping.masks[0].sum() == 24

@@ -111,7 +111,7 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
         "MODEL.MEAN_SHIFT.BANDWIDTHS": [0.31],
         "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": 0.41,
         "MODEL.MEAN_SHIFT.READINGS": ["linked"],
-        "MODEL.MEAN_SHIFT.LINK_THRESHOLD": 0.11,
+        "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": [0.11, 0.2],
         "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.12,
         "MODEL.MEAN_SHIFT.NMS_THRESH": 0.71,
         "MODEL.DVIS_ROI_HEADS.ALPHA": 0.13,
@@ -131,7 +131,7 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
     built = Trainer.build_model(tiny_cfg)
     for model in (given, built):  # lists and tuples mean the same to the grouping
         grouping = model.proposal_generator.grouping
-        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "readings")}
+        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "readings", "link_thresholds")}
     assert given.proposal_generator.grouping == built.proposal_generator.grouping
     for name in HEAD_KEYS.values():
         assert getattr(given.roi_heads, name) == getattr(built.roi_heads, name)

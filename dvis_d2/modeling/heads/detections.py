@@ -1,6 +1,6 @@
-"""From verified proposals to detections: one score, suppression of duplicates, and a limit.
+"""From verified proposals to detections: classes, one score, suppression of duplicates, and a limit.
 
-Shapes: K proposals of one image, (h, w) the label map's grid.
+Shapes: K proposals of one image, C classes, (h, w) the label map's grid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,46 @@ from ..masks import mask_iou, mask_nms
 
 SCORE_FUSIONS = ("sum", "product")
 NMS_KINDS = ("hard", "matrix")
+MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
+
+
+def detect(
+    masks: Tensor,
+    ious: Tensor,
+    class_probs: Tensor | None,
+    *,
+    alpha: float,
+    fusion: str,
+    score_threshold: float,
+    **suppression,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The detections among the proposals: a proposal is one of its best class, and one of every other class that is at
+    least `score_threshold` probable, as in Fast R-CNN. So a doubtful object is found whichever it is.
+
+    Args:
+        masks: bool (K, h, w). ious: float (K,) in [0, 1], predicted.
+        class_probs: float (K, C) in [0, 1]; None, from heads without classes: all are of class 0.
+        alpha, fusion: see :func:`fuse_scores`.
+        suppression: the other options of :func:`select_detections`.
+
+    Returns:
+        the proposal int64, the class int64, and the score float of every detection, best first, (number kept,) each.
+    """
+    if class_probs is None:
+        rows, classes, class_scores = torch.arange(len(ious), device=ious.device), torch.zeros_like(ious).long(), None
+    else:
+        probable = class_probs >= score_threshold
+        if len(class_probs):
+            probable.scatter_(1, class_probs.argmax(dim=1, keepdim=True), True)
+        rows, classes = probable.nonzero(as_tuple=True)
+        class_scores = class_probs[rows, classes]
+    scores = fuse_scores(ious[rows], class_scores, alpha=alpha, fusion=fusion)
+    if len(scores) > MAX_CANDIDATES:
+        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:MAX_CANDIDATES].sort().values
+        rows, classes, scores = rows[best], classes[best], scores[best]
+    kept, scores = select_detections(masks[rows], scores, classes, score_threshold=score_threshold, **suppression)
+    return rows[kept], classes[kept], scores
 
 
 def fuse_scores(ious: Tensor, class_scores: Tensor | None, *, alpha: float, fusion: str) -> Tensor:
@@ -20,7 +59,7 @@ def fuse_scores(ious: Tensor, class_scores: Tensor | None, *, alpha: float, fusi
 
     Args:
         ious: float (K,) in [0, 1], predicted.
-        class_scores: float (K,) in [0, 1], probability of the best class; None, from heads without classes: the score
+        class_scores: float (K,) in [0, 1], probability of the class; None, from heads without classes: the score
             is the IoU, whatever the other arguments.
         alpha: weight of the IoU, in [0, 1].
         fusion: "sum", alpha * IoU + (1 - alpha) * class (supplement 4), or "product", their geometric mean

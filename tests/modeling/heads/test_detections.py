@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dvis_d2.modeling.heads.detections import fuse_scores, matrix_nms, select_detections
+from dvis_d2.modeling.heads.detections import MAX_CANDIDATES, detect, fuse_scores, matrix_nms, select_detections
 
 
 def strips(*ranges, size=16):
@@ -29,6 +29,47 @@ def test_fusion_at_the_ends_of_alpha_without_classes_and_of_nothing(fusion):
     torch.testing.assert_close(fuse_scores(ious, classes, alpha=0.0, fusion=fusion), classes)
     assert fuse_scores(ious, None, alpha=0.3, fusion=fusion) is ious
     assert fuse_scores(ious[:0], classes[:0], alpha=0.3, fusion=fusion).shape == (0,)
+
+
+def detections_of(ious, class_probs, **options):
+    options = {"alpha": 0.5, "fusion": "sum", "score_threshold": 0.1, "nms_threshold": 0.5} | options
+    masks = strips(*((4 * i, 4 * i + 4) for i in range(len(ious))), size=4 * len(ious))
+    probs = None if class_probs is None else torch.tensor(class_probs)
+    rows, classes, scores = detect(masks, torch.tensor(ious), probs, **({"max_detections": 100} | options))
+    return rows.tolist(), classes.tolist(), scores.tolist()
+
+
+def test_a_proposal_is_a_detection_of_every_probable_class():
+    rows, classes, scores = detections_of([0.8, 0.6], [[0.6, 0.3, 0.05], [0.02, 0.04, 0.03]])
+    # the second proposal has its best class only, and its score from the IoU alone would pass for all three
+    assert (rows, classes) == ([0, 0, 1], [0, 1, 1])
+    assert scores == pytest.approx([0.7, 0.55, 0.32])
+    rows, classes, scores = detections_of([0.8, 0.6], [[0.6, 0.3, 0.05], [0.02, 0.04, 0.03]], fusion="product")
+    assert (rows, classes) == ([0, 0, 1], [0, 1, 1])
+    assert scores == pytest.approx([math.sqrt(0.48), math.sqrt(0.24), math.sqrt(0.024)])
+
+
+def test_one_proposal_in_two_classes_is_one_object_where_suppression_is_over_all():
+    rows, classes, scores = detections_of([0.8], [[0.6, 0.3]], class_agnostic_nms=True)
+    assert (rows, classes, scores) == ([0], [0], pytest.approx([0.7]))
+
+
+def test_without_classes_there_is_one_detection_a_proposal():
+    assert detections_of([0.3, 0.9], None) == ([1, 0], [0, 0], pytest.approx([0.9, 0.3]))
+    assert detections_of([], None) == ([], [], [])
+
+
+def test_probabilities_that_are_not_finite_give_nothing():
+    nan = float("nan")
+    assert detections_of([0.8, nan], [[nan, nan], [0.9, 0.1]]) == ([], [], [])
+
+
+def test_only_the_best_pairs_of_proposal_and_class_are_compared():
+    count = MAX_CANDIDATES + 50
+    probs = [[0.2 + 0.5 * i / count] for i in range(count)]
+    probs[7] = [float("nan")]
+    rows, _, _ = detections_of([0.5] * count, probs, max_detections=2 * count)
+    assert rows == list(range(count - 1, count - 1 - MAX_CANDIDATES, -1))
 
 
 def test_matrix_nms_by_hand():
