@@ -13,8 +13,8 @@ from .heads.detections import NMS_KINDS, SCORE_FUSIONS, detect
 from .heads.final_masks import SOURCES, final_masks
 from .heads.mask_targets import mask_targets, refined_iou
 from .heads.proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
+from .heads.second_look import add_mended
 from .masks import mask_iou
-from .proposal_generator import make_proposals
 
 IOU_TARGETS = ("proposal", "refined")
 
@@ -277,31 +277,14 @@ class DVISROIHeads(ROIHeads):
 
     @torch.no_grad()
     def candidates(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
-        """What the heads verify: the proposals and, with ``second_look``, the mask head's mask of each as one more.
-
-        The mask head mends much of what the label map got wrong, so its mask is often the better proposal: of a
-        better box, and its IoU and class are easier to tell."""
+        """What the heads verify: the proposals and, with ``second_look``, what :func:`add_mended` adds to them."""
         if not self.second_look:
             return proposals
         mask_probs = self.mask_logits(features, proposals).sigmoid().split([len(p) for p in proposals])
-        result = []
-        for props, probs in zip(proposals, mask_probs, strict=True):
-            grid = props.proposal_masks.shape[1:]
-            masks = final_masks(
-                props.soft_masks,
-                probs,
-                self.grown_boxes(props),
-                source="head",
-                stride=self.map_stride,
-                image_size=tuple(side * self.map_stride for side in grid),
-                output_size=grid,
-            )
-            scores = props.objectness_logits
-            found = masks.flatten(1).any(dim=1)
-            size, stride = props.image_size, self.map_stride
-            mended = make_proposals(masks[found], masks[found].float(), scores[found], image_size=size, stride=stride)
-            result.append(Instances.cat([props, mended]))
-        return result
+        return [
+            add_mended(props, probs, self.grown_boxes(props), stride=self.map_stride)
+            for props, probs in zip(proposals, mask_probs, strict=True)
+        ]
 
     def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor | None]]:
         """For every image, predicted IoU (K,) and class probabilities (K, C) in [0, 1]; class-agnostic heads give None

@@ -34,7 +34,7 @@ GRID = {
     ),
     "MODEL.MEAN_SHIFT.BANDWIDTHS": ([0.9, 0.4], [0.9], [0.4], [0.25], [0.4, 0.25], [0.9, 0.4, 0.25], [0.4, 0.15]),
     "MODEL.MEAN_SHIFT.CRUMB_RATIO": (0.05, 0.0, 0.1, 0.25),
-    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": ([0.25], [0.03], [0.05], [0.1], [0.4], [0.05, 0.1, 0.2], [0.1, 0.3]),
+    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": ([0.25], [0.03], [0.05], [0.1], [0.15], [0.4], [0.05, 0.1, 0.2]),
     "MODEL.MEAN_SHIFT.NMS_THRESH": (0.8, 0.7, 0.9, 0.95),
 }
 MIN_GAIN = 0.1  # AP points by which a value must beat the present one: below, it is a coin toss
