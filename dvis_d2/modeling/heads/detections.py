@@ -41,10 +41,8 @@ def detect(
     if class_probs is None:
         rows, classes, class_scores = torch.arange(len(ious), device=ious.device), torch.zeros_like(ious).long(), None
     else:
-        probable = class_probs >= score_threshold
-        if len(class_probs):
-            probable.scatter_(1, class_probs.argmax(dim=1, keepdim=True), True)
-        rows, classes = probable.nonzero(as_tuple=True)
+        highest = class_probs.amax(dim=1, keepdim=True)
+        rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
         class_scores = class_probs[rows, classes]
     scores = fuse_scores(ious[rows], class_scores, alpha=alpha, fusion=fusion)
     if len(scores) > MAX_CANDIDATES:
