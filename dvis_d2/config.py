@@ -70,6 +70,8 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.VARIATIONAL_LOSS.BINARY_MARGIN = 2.0  # m1 of eq. 3
     # average foreground and background apart: sparse objects survive, small ones get fat
     cfg.MODEL.VARIATIONAL_LOSS.BINARY_BALANCE = True
+    # a foreground pixel weighs |its instance|^-x: 0 (eq. 3) every pixel the same, 1 every instance; finds small objects
+    cfg.MODEL.VARIATIONAL_LOSS.BINARY_AREA_EXPONENT = 0.0
     cfg.MODEL.VARIATIONAL_LOSS.PI_WEIGHT = 1.0
     cfg.MODEL.VARIATIONAL_LOSS.PI_MARGIN = 1.0  # m2 of eq. 5
     # "exact" (all pairs), "stratified" (the paper's window) or "random"

@@ -19,7 +19,8 @@ class VariationalCriterion(nn.Module):
     """Weighted terms of the loss. A term of weight 0 is absent.
 
     Args:
-        binary_weight, binary_margin, binary_balance: :func:`~dvis_d2.modeling.losses.binary_loss`.
+        binary_weight, binary_margin, binary_balance, binary_area_exponent:
+            :func:`~dvis_d2.modeling.losses.binary_loss`.
         pi_weight, pi_margin, pi_pairs, pi_reduction, pi_different_weight:
             :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
         pi_windows: (side in map pixels, factor) of every window of ``pi_pairs="exact"``, 0 for the whole map.
@@ -49,6 +50,7 @@ class VariationalCriterion(nn.Module):
         binary_weight: float = 3.0,
         binary_margin: float = 2.0,
         binary_balance: bool = True,
+        binary_area_exponent: float = 0.0,
         pi_weight: float = 1.0,
         pi_margin: float = 1.0,
         pi_pairs: str = "exact",
@@ -82,7 +84,12 @@ class VariationalCriterion(nn.Module):
         for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
             if not value >= 0:
                 raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
-        self.binary_options = {"margin": binary_margin, "theta": theta, "balance": binary_balance}
+        self.binary_options = {
+            "margin": binary_margin,
+            "theta": theta,
+            "balance": binary_balance,
+            "area_exponent": binary_area_exponent,
+        }
         self.pi_options = {
             "margin": pi_margin,
             "theta": theta,

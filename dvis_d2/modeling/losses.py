@@ -12,16 +12,17 @@ Yuan, Chen and Li, Deep Variational Instance Segmentation, 2020.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dvis_d2.modeling.checks import check_maps, check_positive
 from dvis_d2.modeling.pairs.fused_gradient import accumulation_dtype
 from dvis_d2.modeling.pairs.pairwise import exact_pair_loss
 from dvis_d2.modeling.pairs.sampled_pairs import random_pair_loss, stratified_pair_loss
+from dvis_d2.modeling.pairs.tiles import window_list
 
 _PAIR_OPTIONS = {
     "exact": {"window", "same_global"},
@@ -37,12 +38,18 @@ def huber_loss(x: Tensor, theta: float = 0.1) -> Tensor:
         x: float tensor of any shape, x >= 0.
         theta: where the parabola meets the line; > 0.
     """
-    _check_positive("theta", theta)
+    check_positive("theta", theta)
     return torch.where(x < theta, x * x / (2 * theta), x - theta / 2)
 
 
 def binary_loss(
-    logits: Tensor, instance_ids: Tensor, *, margin: float = 2.0, theta: float = 0.1, balance: bool = True
+    logits: Tensor,
+    instance_ids: Tensor,
+    *,
+    margin: float = 2.0,
+    theta: float = 0.1,
+    balance: bool = True,
+    area_exponent: float = 0.0,
 ) -> Tensor:
     """Eq. 3: background at most 0, foreground at least ``margin``.
 
@@ -54,16 +61,23 @@ def binary_loss(
         theta: see :func:`huber_loss`.
         balance: True averages over the foreground pixels of the batch and over its background pixels and adds
             the two (a class without pixels adds 0); False averages over all valid pixels of the batch.
+        area_exponent: a foreground pixel weighs |its instance|^-area_exponent, scaled so that the foreground of the
+            batch weighs as many pixels as it has: with 0, eq. 3, every pixel weighs the same, with 1 every instance
+            does; >= 0.
 
     Raises:
         ValueError: if a shape, a dtype or an option does not fit.
     """
-    _check_maps("binary_loss", "logits", logits, instance_ids)
-    _check_positive("margin", margin)
+    check_maps("binary_loss", "logits", logits, instance_ids)
+    check_positive("margin", margin)
+    if not area_exponent >= 0:
+        raise ValueError(f"area_exponent must be >= 0, not {area_exponent}")
     logits = logits.to(accumulation_dtype(logits))
     foreground, background = instance_ids > 0, instance_ids == 0
     violation = torch.where(foreground, margin - logits, torch.where(background, logits, 0))
     loss = huber_loss(violation.relu(), theta)
+    if area_exponent:
+        loss = torch.where(foreground, _area_weights(instance_ids, area_exponent, loss.dtype) * loss, loss)
     if balance:
         return _masked_mean(loss, foreground) + _masked_mean(loss, background)
     return _masked_mean(loss, foreground | background)
@@ -130,9 +144,9 @@ def permutation_invariant_loss(
     Raises:
         ValueError: if a shape, a dtype or an option does not fit, or an option does not belong to ``pairs``.
     """
-    _check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
-    _check_positive("margin", margin)
-    _check_positive("theta", theta)
+    check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
+    check_positive("margin", margin)
+    check_positive("theta", theta)
     if not different_weight >= 0:
         raise ValueError(f"different_weight must be >= 0, not {different_weight}")
     if reduction not in ("instances", "pairs"):
@@ -170,7 +184,7 @@ def permutation_invariant_loss(
     }
     with torch.autocast(label_map.device.type, enabled=False):
         if pairs == "exact":
-            windows = _window_list(window)
+            windows = window_list(window)
             if same_global and reduction != "instances":
                 raise ValueError("same_global needs reduction='instances': 'pairs' has one mean for both terms")
             return exact_pair_loss(label_map, instance_ids, windows=windows, same_global=same_global, **common)
@@ -226,9 +240,9 @@ def mumford_shah_loss(
     Raises:
         ValueError: if a shape, a dtype or an option does not fit.
     """
-    _check_maps("mumford_shah_loss", "label_map", label_map, instance_ids)
+    check_maps("mumford_shah_loss", "label_map", label_map, instance_ids)
     for name, value in (("mu", mu), ("nu", nu), ("scale", scale)):
-        _check_positive(name, value)
+        check_positive(name, value)
     f = label_map.to(accumulation_dtype(label_map))
     valid = torch.ones_like(f, dtype=torch.bool) if instance_ids is None else instance_ids >= 0
     f = torch.where(valid, f, 0).relu()
@@ -260,7 +274,7 @@ def quantization_loss(label_map: Tensor, instance_ids: Tensor | None = None) -> 
     Raises:
         ValueError: if a shape or a dtype does not fit.
     """
-    _check_maps("quantization_loss", "label_map", label_map, instance_ids)
+    check_maps("quantization_loss", "label_map", label_map, instance_ids)
     f = label_map.to(accumulation_dtype(label_map))
     # Written so that NaN takes part: it must reach the loss.
     counted = ~(f.detach() <= 0)
@@ -270,36 +284,15 @@ def quantization_loss(label_map: Tensor, instance_ids: Tensor | None = None) -> 
     return _masked_mean((f - f.detach().round()).abs(), counted)
 
 
+def _area_weights(instance_ids: Tensor, exponent: float, dtype: torch.dtype) -> Tensor:
+    """(N, H, W): |instance|^-exponent of every foreground pixel, of mean 1 over the batch; 0 elsewhere."""
+    foreground = instance_ids > 0
+    image = torch.arange(len(instance_ids), device=instance_ids.device)[:, None, None]
+    keys = image * (instance_ids.amax() + 1) + instance_ids if instance_ids.numel() else instance_ids
+    _, instance, areas = keys[foreground].unique(return_inverse=True, return_counts=True)
+    weights = areas.to(dtype)[instance] ** -exponent
+    return torch.zeros_like(instance_ids, dtype=dtype).masked_scatter(foreground, weights / weights.mean())
+
+
 def _masked_mean(loss: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
-
-
-def _window_list(window: int | Sequence[tuple[int, float]] | None) -> list[tuple[int, float]]:
-    windows = [(window or 0, 1.0)] if window is None or isinstance(window, int) else list(window)
-    if not windows:
-        raise ValueError("window must name at least one window; (0, 1.0) is the whole map")
-    for side, factor in windows:
-        if side < 0 or side % 2 or not factor >= 0:
-            raise ValueError(f"window must be even and >= 0 map pixels with a factor >= 0, not {side} with {factor}")
-    return windows
-
-
-def _check_maps(function: str, name: str, label_map: Tensor, instance_ids: Tensor | None) -> None:
-    if label_map.dim() != 3 or not label_map.is_floating_point():
-        raise ValueError(f"{function}: {name} must be float (N, H, W), not {label_map.dtype} {tuple(label_map.shape)}")
-    if instance_ids is None:
-        return
-    if instance_ids.shape != label_map.shape or instance_ids.dtype != torch.int64:
-        raise ValueError(
-            f"{function}: instance_ids must be int64 with {name}'s shape {tuple(label_map.shape)}, not "
-            f"{instance_ids.dtype} {tuple(instance_ids.shape)}"
-        )
-    if instance_ids.device != label_map.device:
-        raise ValueError(
-            f"{function}: instance_ids is on {instance_ids.device} but {name} on {label_map.device}; move one"
-        )
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be a positive number, not {value}")

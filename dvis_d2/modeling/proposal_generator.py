@@ -51,6 +51,7 @@ class MeanShiftProposer(nn.Module):
                 binary_weight=loss.BINARY_WEIGHT,
                 binary_margin=loss.BINARY_MARGIN,
                 binary_balance=loss.BINARY_BALANCE,
+                binary_area_exponent=loss.BINARY_AREA_EXPONENT,
                 pi_weight=loss.PI_WEIGHT,
                 pi_margin=loss.PI_MARGIN,
                 pi_pairs=loss.PI_PAIRS,

@@ -25,6 +25,7 @@ def test_terms_are_the_weighted_functions_on_the_raw_output(batch):
         binary_weight=3.0,
         binary_margin=1.5,
         binary_balance=False,
+        binary_area_exponent=0.5,
         pi_weight=0.7,
         pi_margin=0.8,
         pi_reduction="instances",
@@ -38,7 +39,7 @@ def test_terms_are_the_weighted_functions_on_the_raw_output(batch):
         theta=0.2,
     )
     expected = {
-        "loss_binary": 3.0 * binary_loss(logits, ids, margin=1.5, theta=0.2, balance=False),
+        "loss_binary": 3.0 * binary_loss(logits, ids, margin=1.5, theta=0.2, balance=False, area_exponent=0.5),
         "loss_pi": 0.7
         * permutation_invariant_loss(
             logits,

@@ -21,6 +21,7 @@ def maps(values, ids, dtype=torch.float64):
 def all_terms(label_map, instance_ids):
     yield binary_loss(label_map, instance_ids)
     yield binary_loss(label_map, instance_ids, balance=False)
+    yield binary_loss(label_map, instance_ids, area_exponent=1.0)
     for reduction in ("instances", "pairs"):
         for options in (
             {},
@@ -51,6 +52,20 @@ def test_eq_3_binary():
     (gradient,) = torch.autograd.grad(loss, f)
     expected = torch.tensor([[[0, 1 / 2, 0, -1 / 3], [-1 / 3, 0, 0, 0]]], dtype=torch.float64)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_area_exponent_evens_instances_out(balance):
+    # Instances of 3 and 1 pixels in the first image, and of 1 pixel in the second, where ids begin anew.
+    f = torch.tensor([[[1.0, 1.5, 1.5, 0.0, 0.3]], [[0.5, 9.0, -1.0, -1.0, -1.0]]], dtype=torch.float64)
+    ids = torch.tensor([[[1, 1, 1, 2, 0]], [[1, -1, 0, 0, 0]]])
+    costs = torch.tensor([0.95, 0.45, 0.45, 1.95, 1.45], dtype=torch.float64)  # margin 2, theta 0.1
+    background = 0.25  # of one pixel of four
+    for exponent, weights in ((0.0, [1, 1, 1, 1, 1]), (1.0, [1 / 3] * 3 + [1, 1]), (0.5, [3**-0.5] * 3 + [1, 1])):
+        weights = torch.tensor(weights, dtype=torch.float64)
+        mean = ((weights * costs).sum() / weights.sum()).item()
+        expected = mean + background / 4 if balance else (5 * mean + background) / 9
+        assert binary_loss(f, ids, balance=balance, area_exponent=exponent).item() == pytest.approx(expected)
 
 
 def test_eqs_4_and_5_permutation_invariant():
@@ -280,7 +295,9 @@ def test_options_that_make_no_sense_are_named(options, message):
         permutation_invariant_loss(*GOOD, **options)
 
 
-def test_wrong_regularisation_options_are_named():
+def test_wrong_options_of_the_other_terms_are_named():
+    with pytest.raises(ValueError, match="area_exponent must be"):
+        binary_loss(*GOOD, area_exponent=-1.0)
     with pytest.raises(ValueError, match="kind must be"):
         mumford_shah_loss(GOOD[0], kind="potts")
     with pytest.raises(ValueError, match="scale must be"):

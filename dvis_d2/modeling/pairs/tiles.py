@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def window_list(window: int | Sequence[tuple[int, float]] | None) -> list[tuple[int, float]]:
+    """(side, factor) of every window that the option `window` of the loss names, side 0 for the whole map.
+
+    Raises:
+        ValueError: it names none, or a side or a factor makes no sense.
+    """
+    windows = [(window or 0, 1.0)] if window is None or isinstance(window, int) else list(window)
+    if not windows:
+        raise ValueError("window must name at least one window; (0, 1.0) is the whole map")
+    for side, factor in windows:
+        if side < 0 or side % 2 or not factor >= 0:
+            raise ValueError(f"window must be even and >= 0 map pixels with a factor >= 0, not {side} with {factor}")
+    return windows
 
 
 def covers(side: int, height: int, width: int) -> bool:
