@@ -1,9 +1,11 @@
+from collections.abc import Iterator
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from .mean_shift import label_levels
 from .targets import downsample_instance_ids, instance_masks
@@ -44,11 +46,20 @@ class DVIS(GeneralizedRCNN):
             instances.gt_map_masks = instance_masks(ids, len(instances))
 
         features = self.backbone(images.tensor)
-        if get_event_storage().iter < self.heads_start:
+        if self.heads_wait():
             return self.proposal_generator.losses(features, instance_ids) | self.roi_heads.zero_losses()
         proposals, losses = self.proposal_generator(images, features, gt_instances, instance_ids)
         _, head_losses = self.roi_heads(images, features, proposals, gt_instances)
         return losses | head_losses
+
+    def heads_wait(self) -> bool:
+        """Whether, in training, the ROI heads have not joined yet."""
+        return get_event_storage().iter < self.heads_start
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that have no part in this iteration's losses. The optimizer should not see their gradients, which
+        are 0: it would count them, and its first steps with true ones would be several times too large."""
+        return self.roi_heads.parameters() if self.heads_wait() else iter(())
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Detectron2's normalised and padded batch, in the memory format that convolutions are fastest in:

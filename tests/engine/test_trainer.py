@@ -58,6 +58,30 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_cfg, tmp_path, amp, worke
     )
 
 
+def test_optimizer_does_not_count_the_iterations_before_the_heads_join(tiny_cfg, tmp_path):
+    """Neither decay nor moments of zeros, and a run stopped before they join continues as if it had not been."""
+    tiny_cfg.TEST.EVAL_PERIOD = 0
+    tiny_cfg.DATASETS.TEST = ()
+    tiny_cfg.SOLVER.OPTIMIZER, tiny_cfg.SOLVER.WEIGHT_DECAY = "ADAMW", 0.1
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.MODEL.DVIS_ROI_HEADS.START = 4, 0.75
+    whole = run(tiny_cfg)
+    steps = {p: state["step"].item() for p, state in whole.optimizer.state.items()}
+    in_heads = set(whole.model.roi_heads.parameters())
+    assert in_heads and {steps[p] for p in in_heads} == {1}
+    assert {steps[p] for p in whole.model.proposal_generator.parameters()} == {4}
+
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "interrupted")
+    torch.manual_seed(0)
+    initial = weights(Trainer(tiny_cfg))
+    stopped = run(tiny_cfg, stop_at=2)
+    moved = {name for name, value in weights(stopped).items() if not torch.equal(value, initial[name])}
+    assert moved and not any(name.startswith("roi_heads.") for name in moved)
+    resumed = run(tiny_cfg, resume=True)
+    assert resumed.start_iter == 2
+    for (name, a), b in zip(weights(whole).items(), weights(resumed).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_training_learns_and_evaluates(tiny_cfg):
     tiny_cfg.SOLVER.MAX_ITER = 150
     tiny_cfg.SOLVER.BASE_LR = 0.004

@@ -149,6 +149,8 @@ def test_heads_join_at_their_iteration(tiny_cfg):
         model.zero_grad()
         with EventStorage(iteration):
             losses = model([make_input(two_objects()), make_input(two_objects())])
+            idle = list(model.idle_parameters())
+        assert idle == ([] if joined else list(model.roi_heads.parameters()))
         assert set(losses) == LOSSES
         assert (losses["loss_cls"] > 0) == joined
         sum(losses.values()).backward()
