@@ -223,7 +223,7 @@ class DVISROIHeads(ROIHeads):
     @torch.no_grad()
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
-        kept = []
+        detections, drawn = [], []
         proposals = self.candidates(features, proposals)
         for props, (ious, class_probs) in zip(proposals, self.verify(features, proposals), strict=True):
             rows, classes, scores = detect(
@@ -238,20 +238,20 @@ class DVISROIHeads(ROIHeads):
                 nms=self.nms,
                 class_agnostic_nms=self.class_agnostic_nms,
             )
-            result = props[rows]
-            result.scores, result.pred_classes = scores, classes
-            kept.append(result)
-        mask_probs = self.mask_logits(features, kept).sigmoid()
+            rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
+            drawn.append(props[rows])
+            detections.append((scores, classes, mask_of))
+        mask_probs = self.mask_logits(features, drawn).sigmoid().split([len(props) for props in drawn])
         return [
             Instances(
-                result.image_size,
-                pred_boxes=Boxes(self.grown_boxes(result)),
-                scores=result.scores,
-                pred_classes=result.pred_classes,
-                soft_masks=result.soft_masks,
-                mask_probs=probs,
+                props.image_size,
+                pred_boxes=Boxes(self.grown_boxes(props)[mask_of]),
+                scores=scores,
+                pred_classes=classes,
+                soft_masks=props.soft_masks[mask_of],
+                mask_probs=probs[mask_of],
             )
-            for result, probs in zip(kept, mask_probs.split([len(k) for k in kept]), strict=True)
+            for props, probs, (scores, classes, mask_of) in zip(drawn, mask_probs, detections, strict=True)
         ]
 
     def postprocess(self, result: Instances, height: int, width: int) -> Instances:

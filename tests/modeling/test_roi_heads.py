@@ -1,6 +1,6 @@
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
@@ -122,10 +122,14 @@ def test_perfect_predictions_cost_nothing():
     assert losses["loss_mask"] < 50 * 28 / 64 + 1e-6  # at most the border cells
 
 
-def predict(heads, proposals, logits, ious):
+def no_masks(f, p):
+    return torch.zeros(sum(map(len, p)), 8, 8)
+
+
+def predict(heads, proposals, logits, ious, mask_logits=no_masks):
     heads.eval()
     heads._class_and_iou = lambda f, p: (torch.tensor(logits), torch.tensor(ious))
-    heads.mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
+    heads.mask_logits = mask_logits
     return heads(None, features(len(proposals)), proposals)[0]
 
 
@@ -221,6 +225,23 @@ def test_suppression_over_all_classes():
     sure = [[9.0, 0, 0, 0], [0, 9.0, 0, 0]]
     (result,) = predict(build(class_agnostic_nms=True), [proposals], sure, [0.6, 0.9])
     assert result.pred_classes.tolist() == [1]
+
+
+def test_detections_of_one_proposal_share_a_mask_that_is_drawn_once():
+    proposals = make_proposals(OBJECT, (2, 4, 2, 4), (10, 14, 10, 14))
+    drawn = []
+
+    def left_edge(f, p):
+        drawn.append([len(x) for x in p])
+        return cat([x.proposal_boxes.tensor[:, 0, None, None].expand(-1, 8, 8) for x in p])
+
+    big = 100.0
+    logits = [[-big, -big, -big, big], [big, 0, 0, 0], [-big, 0.0, 0.1, -big]]  # background, class 0, class 1 or 2
+    (result,) = predict(build(), [proposals], logits, [0.0, 0.1, 0.9], left_edge)
+    assert result.pred_classes.tolist() == [2, 1, 0]
+    assert drawn == [[2]]
+    assert torch.equal(result.mask_probs[:, 0, 0], torch.tensor([10.0, 10.0, 2.0]).mul(STRIDE).sigmoid())
+    assert torch.equal(result.soft_masks, proposals.soft_masks[[2, 2, 1]])
 
 
 def test_second_look_verifies_the_masks_of_the_mask_head_as_well():
