@@ -13,7 +13,7 @@ from .heads.detections import NMS_KINDS, SCORE_FUSIONS, detect
 from .heads.final_masks import SOURCES, final_masks
 from .heads.mask_targets import mask_targets, refined_iou
 from .heads.proposal_pooling import build_pooled_head, grow_boxes, pool_with_membership
-from .heads.second_look import add_mended
+from .heads.second_look import Verdict, look_again
 from .masks import mask_iou
 
 IOU_TARGETS = ("proposal", "refined")
@@ -224,8 +224,7 @@ class DVISROIHeads(ROIHeads):
     def predict(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
         detections, drawn = [], []
-        proposals = self.candidates(features, proposals)
-        for props, (ious, class_probs) in zip(proposals, self.verify(features, proposals), strict=True):
+        for props, (ious, class_probs) in zip(*self.candidates(features, proposals), strict=True):
             rows, classes, scores = detect(
                 props.proposal_masks,
                 ious,
@@ -276,17 +275,13 @@ class DVISROIHeads(ROIHeads):
         return output[output.pred_boxes.nonempty()]
 
     @torch.no_grad()
-    def candidates(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
-        """What the heads verify: the proposals and, with ``second_look``, what :func:`add_mended` adds to them."""
-        if not self.second_look:
-            return proposals
-        mask_probs = self.mask_logits(features, proposals).sigmoid().split([len(p) for p in proposals])
-        return [
-            add_mended(props, probs, self.grown_boxes(props), stride=self.map_stride)
-            for props, probs in zip(proposals, mask_probs, strict=True)
-        ]
+    def candidates(self, features: list[Tensor], proposals: list[Instances]) -> tuple[list[Instances], list[Verdict]]:
+        """What may become a detection, and what :meth:`verify` says of it: proposals and, with ``second_look``, those
+        that :func:`look_again` adds."""
+        verdicts = self.verify(features, proposals)
+        return look_again(self, features, proposals, verdicts) if self.second_look else (proposals, verdicts)
 
-    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor | None]]:
+    def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[Verdict]:
         """For every image, predicted IoU (K,) and class probabilities (K, C) in [0, 1]; class-agnostic heads give None
         for the latter."""
         cls_logits, ious = self._class_and_iou(features, proposals)

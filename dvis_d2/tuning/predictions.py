@@ -127,8 +127,7 @@ class StoredPredictions:
         sizes = ImageList(torch.empty(0), [image.image_size])
         proposals = self.model.proposal_generator.predict_proposals(image.label_map.to(device), sizes)
         features = [image.features[name].to(device).float() for name in heads.in_features]
-        proposals = heads.candidates(features, proposals)
-        ((ious, class_probs),) = heads.verify(features, proposals)
+        proposals, ((ious, class_probs),) = heads.candidates(features, proposals)
         return VerifiedProposals(
             proposals=proposals[0],
             ious=ious,

@@ -246,24 +246,44 @@ def test_detections_of_one_proposal_share_a_mask_that_is_drawn_once():
 
 def test_second_look_verifies_the_masks_of_the_mask_head_as_well():
     heads = build(second_look=True, box_margin=0.0).eval()
-    proposals = [make_proposals(OBJECT, (2, 4, 2, 4)), make_proposals()]
+    background = (10, 14, 10, 14)
+    proposals = [make_proposals(OBJECT, (2, 4, 2, 4), background), make_proposals()]
+    big = 100.0
+    unlikely = [0.0, 0.0, 0.0, 3.5]  # 3 / (3 + exp 3.5) = 0.083
+    logits = {OBJECT[1]: [-big, 0.0, -big, 2.0], 4: [0.0, -big, -big, -big], 14: unlikely}
+
+    def class_and_iou(f, p):
+        seen.append([len(x) for x in p])
+        bottoms = [int(y) // STRIDE for x in p for y in x.proposal_boxes.tensor[:, 3]]
+        return torch.tensor([logits[y] for y in bottoms]).reshape(-1, 4), torch.tensor([y / 16 for y in bottoms])
+
     left = torch.full((2, 8, 8), -9.0)
     left[0, :, :4] = 9.0  # the left half of the first box; of the second one nothing is left
-    heads.mask_logits = lambda f, p: left[: sum(map(len, p))]
-    first, second = heads.candidates(features(2), proposals)
-    assert len(first) == 3 and len(second) == 0
+    seen = []
+    heads._class_and_iou, heads.mask_logits = class_and_iou, lambda f, p: left[: sum(map(len, p))]
+    (first, second), verdicts = heads.candidates([features(2)["p2"]], proposals)
+    assert seen == [[3, 0], [1, 0]]  # the third is plainly background, and there is nothing of it to draw
+    assert len(first) == 4 and len(second) == 0
     y0, y1, x0, x1 = OBJECT
     expected = torch.zeros(16, 16, dtype=torch.bool)
     expected[y0:y1, x0 : (x0 + x1) // 2] = True
-    assert torch.equal(first.proposal_masks[2], expected) and torch.equal(first.soft_masks[2], expected.float())
-    assert first.proposal_boxes.tensor[2].tolist() == [STRIDE * v for v in (x0, y0, (x0 + x1) // 2, y1)]
-    assert len(build().candidates(features(2), proposals)[0]) == 2
+    assert torch.equal(first.proposal_masks[3], expected) and torch.equal(first.soft_masks[3], expected.float())
+    assert first.proposal_boxes.tensor[3].tolist() == [STRIDE * v for v in (x0, y0, (x0 + x1) // 2, y1)]
+    (ious, class_probs), (no_ious, no_probs) = verdicts
+    assert ious.tolist() == [8 / 16, 4 / 16, 14 / 16, 8 / 16] and no_ious.shape == (0,)
+    assert torch.equal(class_probs[3], class_probs[0]) and class_probs.shape == (4, 3) and no_probs.shape == (0, 3)
 
-    seen = []
-    heads._class_and_iou = lambda f, p: seen.append([len(x) for x in p]) or (torch.zeros(4, 4), torch.ones(4))
-    heads.mask_logits = lambda f, p: torch.zeros(sum(map(len, p)), 8, 8)
-    heads(None, features(2), proposals)
-    assert seen == [[4, 0]]  # two proposals, and what the mask head made of each
+    (same, _), _ = build().candidates([features(2)["p2"]], proposals)
+    assert same is proposals[0]
+
+
+def test_second_look_without_classes_mends_by_the_iou():
+    heads = build(second_look=True, box_margin=0.0, class_agnostic=True).eval()
+    heads._class_and_iou = lambda f, p: (None, torch.tensor([0.09, 0.1][: sum(map(len, p))]))
+    heads.mask_logits = lambda f, p: torch.full((sum(map(len, p)), 8, 8), 9.0)
+    (both,), ((ious, class_probs),) = heads.candidates([features()["p2"]], [make_proposals((10, 14, 10, 14), OBJECT)])
+    assert len(both) == 3 and torch.equal(both.proposal_masks[2], both.proposal_masks[1])
+    assert ious.tolist() == pytest.approx([0.09, 0.1, 0.09]) and class_probs is None
 
 
 def losses_with_mask(heads, mask_logits):
