@@ -61,6 +61,7 @@ class TrainingStep(SimpleTrainer):
             for name, loss in self._add_gradients(part).items():
                 losses[name] = losses.get(name, 0) + loss.detach() / self.num_parts
         self._write_metrics(losses, data_time)
+        # after the processes exchanged gradients, which they wait for; other models than DVIS have no idle parameters
         for parameter in getattr(getattr(self.model, "module", self.model), "idle_parameters", tuple)():
             parameter.grad = None
         # Before the step, since a fused optimizer would leave it until after the clipping of the gradients.
