@@ -8,14 +8,16 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dvis_d2-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint docs stats clean
 
 help:
 	@echo 'make demo        train on drawn shapes, evaluate, draw a sheet to output/demo/ (about 10 minutes, CPU)'
 	@echo 'make test        run the tests'
 	@echo 'make test-slow   run the slow tests too'
-	@echo 'make lint        check style with ruff'
-	@echo 'make install     only make the environment and install into it; every target above does so first'
+	@echo 'make lint        check style with ruff and types with mypy'
+	@echo 'make docs        build the site of the documents to output/docs/'
+	@echo 'make stats       figures of the code against their goals'
+	@echo 'make install     only make the environment and install into it; every target above but stats does so first'
 	@echo 'make clean       remove caches and build files (not $(VENV), output/ or data sets)'
 	@echo
 	@echo 'PYTHON=python3.11        Python (>= 3.10) that creates the environment   [$(PYTHON)]'
@@ -26,7 +28,7 @@ help:
 install: $(STAMP)
 
 demo: $(STAMP)
-	$(PY) tools/demo.py
+	$(PY) -m dvis_d2 train --config-file configs/shapes/shapes_easy.yaml --resume OUTPUT_DIR output/demo
 
 test: $(STAMP)
 	$(PY) -m pytest -m "not slow"
@@ -37,10 +39,17 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+docs: $(STAMP)
+	$(PY) -m sphinx -W --keep-going -q docs output/docs
+
+stats:
+	@$(PYTHON) tools/stats.py
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find dvis_d2 demo tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis output/docs
+	find dvis_d2 experiments demo tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp holds the DETECTRON2 that was installed, so that naming another one installs it.
 ifneq ($(strip $(DETECTRON2)),)

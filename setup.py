@@ -1,6 +1,12 @@
 """Package description with ranges. requirements.txt has the tested versions; `make install` takes those."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "dvis_d2" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 INSTALL_REQUIRES = [
     "torch>=2.4",
@@ -10,6 +16,8 @@ INSTALL_REQUIRES = [
     "pillow>=9.4",
     "filelock>=3.8",
     "tqdm>=4.60",
+    "click>=8.1",
+    "faster-coco-eval>=1.8.0",
     # Detectron2's own requirements: the build of it that dvis_d2 names is installed without its dependencies.
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
@@ -36,16 +44,27 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.60",
         "scikit-learn>=1.2",
         "ruff>=0.6",
+        "mypy>=1.10",
+        "pre-commit>=3.5",
+    ],
+    "docs": [
+        "sphinx>=7.2",
+        "myst-parser>=3.0",
+        "furo>=2024.1",
+        "linkify-it-py>=2.0",
     ],
 }
 
 setup(
     name="dvis_d2",
-    version="0.1.0",
+    version=VERSION,
     description="Deep Variational Instance Segmentation as a Detectron2 plugin",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["dvis_d2", "dvis_d2.*"]),
+    packages=[*find_packages(include=["dvis_d2", "dvis_d2.*"]), "dvis_d2.configs"],
+    package_dir={"dvis_d2.configs": "configs"},  # configs/ of the checkout is dvis_d2/configs of the wheel
+    package_data={"dvis_d2.configs": ["*.yaml", "*/*.yaml"]},
+    entry_points={"console_scripts": ["dvis = dvis_d2.cli:main"]},
     # Detectron2 is not listed: it is not on PyPI under its name. dvis_d2 names the command that installs it.
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -1,18 +1,22 @@
 """Deep Variational Instance Segmentation (Yuan, Chen, Li, 2020) as a Detectron2 plugin.
 
-Importing the package registers the meta-architecture ``DVIS``, the proposal generator
-``MeanShiftProposer``, the ROI heads ``DVISROIHeads`` and the built-in data sets. Without Detectron2,
-``dvis_d2.modeling.losses`` and ``dvis_d2.modeling.mean_shift`` still work.
+Importing the package registers the meta-architecture ``DVIS``, the proposal generator ``MeanShiftProposer``, the ROI
+heads ``DVISROIHeads`` and the built-in data sets. Without Detectron2, ``dvis_d2.modeling.losses`` and
+``dvis_d2.modeling.mean_shift`` still work.
 """
+
+import warnings
 
 from ._detectron2 import has_detectron2, require_detectron2
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if has_detectron2():
-    require_detectron2()
-    from . import data, modeling
-    from .config import add_dvis_config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Detectron2 scripts functions, which torch is giving up
+        require_detectron2()
+        from . import data, modeling
+        from .config import add_dvis_config
 
     __all__ = ["add_dvis_config", "data", "modeling"]
 else:

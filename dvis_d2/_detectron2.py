@@ -1,8 +1,5 @@
-"""Detectron2's absence, explained: what is missing or broken, and the command that puts it right.
-
-Uses the standard library alone: the package imports it before anything else, and `tools/install.py` runs it
-in an environment in which nothing is installed yet.
-"""
+"""What of Detectron2 is missing or broken, and the command that puts it right. Uses the standard library alone:
+`tools/install.py` runs it where nothing is installed yet."""
 
 import importlib
 import importlib.util
@@ -10,16 +7,8 @@ import shlex
 import sys
 import sysconfig
 
-# What the plugin imports of Detectron2. `detectron2.model_zoo` is left out on purpose: importing it warns
-# about `pkg_resources` in every process, and only code that asks the model zoo for a file needs it.
-PARTS = (
-    "detectron2.config",
-    "detectron2.data",
-    "detectron2.modeling",
-    "detectron2.evaluation",
-    "detectron2.engine",
-    "detectron2.utils.visualizer",
-)
+# What the plugin imports of Detectron2; not `model_zoo`, whose import warns about `pkg_resources` in every process.
+PARTS = tuple(f"detectron2.{p}" for p in ("config", "data", "modeling", "evaluation", "engine", "utils.visualizer"))
 
 # Detectron2 is not on PyPI under its own name. This is its main branch of autumn 2024, unmodified.
 BUILD = "sal-detectron2==0.7.2"
@@ -27,11 +16,9 @@ OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 
 # Module name -> what to give to pip, where the two differ.
 _REQUIREMENTS = {
-    # A pair, because each torchvision release fits one torch release.
-    "torch": "torch torchvision",
+    "torch": "torch torchvision",  # a pair: each torchvision release fits one torch release
     "torchvision": "torch torchvision",
-    # setuptools 81 removed pkg_resources, which detectron2.model_zoo imports.
-    "pkg_resources": '"setuptools<81"',
+    "pkg_resources": '"setuptools<81"',  # 81 removed it, and detectron2.model_zoo imports it
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "hydra": "hydra-core",
@@ -49,11 +36,8 @@ def has_detectron2() -> bool:
 
 
 def build_arguments() -> list[str]:
-    """Arguments of `python -m pip` that install BUILD into the environment of the running Python.
-
-    The build is tagged for CPython 3.10 and its metadata asks for NumPy 1, but its Python code runs on later
-    ones. So pip is told to look for a 3.10 wheel, which it accepts only together with --target.
-    """
+    """Arguments of `python -m pip` that install BUILD into the running Python's environment. It is tagged for CPython
+    3.10 and runs on later ones: pip looks for a 3.10 wheel only together with --target."""
     tags = "--python-version 3.10 --implementation cp --abi none --platform any"
     target = sysconfig.get_path("purelib")
     return ["install", "--no-deps", "--only-binary=:all:", *tags.split(), "--target", target, BUILD]
@@ -75,46 +59,34 @@ dvis_d2.modeling.mean_shift work without it.) Install it with one of
 
 def explain_import_error(error: BaseException) -> str:
     """Say what `error`, raised while Detectron2 was imported, means and which command puts it right."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    root = missing.partition(".")[0]
     if missing == "detectron2":
         return INSTALL_HINT
-
-    what = f"Detectron2 is installed but cannot be imported ({type(error).__name__}: {error})."
-    if missing.startswith("detectron2."):
-        spec = importlib.util.find_spec("detectron2")
-        where = ", ".join(spec.submodule_search_locations or []) if spec else "sys.path"
-        return (
-            f"{what} The package that Python finds ({where}) has no {missing}: it is incomplete, or a folder "
-            f"named detectron2 (its git checkout?) hides it. Run from another folder, or install it again:\n"
-            f"  {_INSTALL_COMMAND}"
+    advice, command = "Install it again", _INSTALL_COMMAND
+    if root == "detectron2":
+        advice = (
+            f"The package that Python finds ({', '.join(sys.modules[root].__path__)}) has no {missing}: it is "
+            "incomplete, or a folder named detectron2 (its git checkout?) hides it. Run from another folder, or "
+            "install it again"
         )
-    if missing:
-        root = missing.partition(".")[0]
-        return f"{what} Install what is missing:\n  {_pip('install', _REQUIREMENTS.get(root, root))}"
-    # Raised by torchvision's import as a RuntimeError ("operator torchvision::nms does not exist").
-    if "torchvision::" in str(error):
-        return (
-            f"{what} torchvision was built for another torch. Install the two together:\n"
-            f"  {_pip('install', '--force-reinstall', 'torch torchvision')}"
+    elif missing:
+        advice, command = "Install what is missing", _pip("install", _REQUIREMENTS.get(root, root))
+    elif "torchvision::" in str(error):  # a RuntimeError: "operator torchvision::nms does not exist"
+        advice = "torchvision was built for another torch. Install the two together"
+        command = _pip("install", "--force-reinstall", "torch torchvision")
+    elif "libGL" in str(error):
+        advice = (
+            "opencv-python needs a desktop's graphics library, which this machine lacks; the headless build does not"
         )
-    # opencv-python links against the desktop's OpenGL, which servers and containers lack.
-    if "libGL" in str(error):
-        return (
-            f"{what} opencv-python needs a graphics library that this machine lacks; the headless build does "
-            f"not:\n"
-            f"  {_pip('uninstall', '-y', 'opencv-python')} && "
-            f"{_pip('install', '--force-reinstall', 'opencv-python-headless')}"
-        )
-    return f"{what} Install it again:\n  {_INSTALL_COMMAND}"
+        reinstall = _pip("install", "--force-reinstall", "opencv-python-headless")
+        command = f"{_pip('uninstall', '-y', 'opencv-python')} && {reinstall}"
+    return f"Detectron2 is installed but cannot be imported ({type(error).__name__}: {error}). {advice}:\n  {command}"
 
 
 def require_detectron2(*modules: str) -> None:
-    """Import `modules` of Detectron2 (all that the plugin uses, if none is named).
-
-    Raises:
-        ImportError: one of them is missing or broken. The message says what is wrong and names the command
-            that puts it right; the original error is its cause.
-    """
+    """Import `modules` of Detectron2 (all that the plugin uses, if none is named); if one is missing or broken, the
+    ImportError names the command that puts it right."""
     for module in modules or PARTS:
         try:
             importlib.import_module(module)

@@ -1,8 +1,40 @@
+"""The config keys of DVIS, beside Detectron2's own. Section, equation and supplement numbers are the paper's."""
+
 from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
+
+RENAMED_KEYS = {
+    "MODEL.ASPP.CHANNELS": "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
+    "MODEL.ASPP.DILATIONS": "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+    "MODEL.ASPP.DROPOUT": "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT",
+    "MODEL.ASPP.NORM": "MODEL.SEM_SEG_HEAD.NORM",
+    "MODEL.DVIS_ROI_HEADS.SECOND_LOOK": "MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS",
+    "MODEL.MEAN_SHIFT.CRUMB_RATIO": "MODEL.MEAN_SHIFT.MIN_PART_RATIO",
+    "MODEL.MEAN_SHIFT.READINGS": "MODEL.MEAN_SHIFT.CANDIDATES",
+    "MODEL.VARIATIONAL_LOSS.PI_CENTRE": "MODEL.VARIATIONAL_LOSS.PI_CENTER",
+}
+# keys of 0.1.0 that are gone, with the value at which a model is what it is without them
+REMOVED_KEYS = {
+    "DATASETS.CLASS_AGNOSTIC": False,
+    "DATASETS.SEEN_CLASSES": [],
+    "MODEL.DVIS_ROI_HEADS.BOX_MARGIN": 0.2,
+    "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS": False,
+    "MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT": 1.0,
+    "MODEL.DVIS_ROI_HEADS.IOU_TARGET": "proposal",
+    "MODEL.DVIS_ROI_HEADS.SCORE_FUSION": "sum",
+    "MODEL.LABEL_MAP_HEAD.INIT_STD": 0.01,
+    "MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED": False,
+    "MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL": False,
+    "SOLVER.LABEL_MAP_LR_FACTOR": 1.0,
+    "SOLVER.ROI_HEADS_LR_FACTOR": 1.0,
+    "TEST.USE_TUNED_THRESHOLDS": True,
+}
 
 
 def add_dvis_config(cfg: CN) -> None:
-    """Add the keys of DVIS to a Detectron2 config, in place. Section numbers are the paper's."""
+    """Add the keys of DVIS to a Detectron2 config, in place; among them those of Detectron2's DeepLab project."""
+    add_deeplab_config(cfg)  # of them DeepLab-v3's backbone reads RESNETS.RES*, STEM_TYPE and SEM_SEG_HEAD.ASPP_*, NORM
+
     # Anyone's COCO-format data without writing code; "" = unset. Relative to the working directory.
     cfg.DATASETS.CUSTOM = CN()
     cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
@@ -12,41 +44,22 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.DATASETS.CUSTOM.VAL_IMAGES = ""
     # filled from the JSON at training, so that a saved config names its classes without the data
     cfg.DATASETS.CUSTOM.CLASS_NAMES = []
-    # names of the classes to train on, [] = all: objects of the others are void, and evaluation is the average recall
-    # of both groups (supplement 5, docs/unseen.md)
-    cfg.DATASETS.SEEN_CLASSES = []
-    # training objects are of class 0, for any model, and evaluation has no classes; needs MODEL.ROI_HEADS.NUM_CLASSES 1
-    cfg.DATASETS.CLASS_AGNOSTIC = False
 
     # training images turned by 0, 90, 180 or 270 degrees: with the flip, the eight symmetries of microscopy
     cfg.INPUT.RANDOM_RIGHT_ANGLES = False
     # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none
     cfg.INPUT.COLOR_JITTER = 0.0
 
-    # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: design decision 12)
+    # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: configs/shapes)
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # learning rates as multiples of BASE_LR: of the verification heads, and of backbone and label head; 0 = frozen
-    cfg.SOLVER.ROI_HEADS_LR_FACTOR = 1.0
-    cfg.SOLVER.LABEL_MAP_LR_FACTOR = 1.0
     # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
     cfg.SOLVER.EMA_DECAY = 0.0
 
-    # evaluation and demo take thresholds.yaml beside MODEL.WEIGHTS, if it is there (docs/tuning.md)
-    cfg.TEST.USE_TUNED_THRESHOLDS = True
-    # tune on half of DATASETS.TEST[0] after training, before the final evaluation, and write that file
+    # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
+    # prediction take from there (docs/guide/tuning.md has what it gains)
     cfg.TEST.TUNE_THRESHOLDS = False
-
-    # DeepLab-v3's backbone, build_dvis_deeplab_backbone: three keys of Detectron2's DeepLab project, and its pooling
-    cfg.MODEL.RESNETS.RES4_DILATION = 1  # 2, with RES5_DILATION 4: output stride 8
-    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]  # factor of RES5_DILATION in each block of res5
-    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"  # three 3x3 convolutions, or "basic", one of 7x7
-    cfg.MODEL.ASPP = CN()
-    cfg.MODEL.ASPP.CHANNELS = 256
-    cfg.MODEL.ASPP.DILATIONS = [6, 12, 18]  # for output stride 16 (DeepLab-v3); twice that for 8
-    cfg.MODEL.ASPP.NORM = "SyncBN"
-    cfg.MODEL.ASPP.DROPOUT = 0.1  # of the output, as in DeepLab
 
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
@@ -60,8 +73,6 @@ def add_dvis_config(cfg: CN) -> None:
     # append the pixel's (x, y) in [-1, 1] to the features: a translation-equivariant network cannot
     # tell identical copies apart away from the borders
     cfg.MODEL.LABEL_MAP_HEAD.COORDINATES = False
-    # standard deviation of the last convolution's weights at the start: how far apart labels are then
-    cfg.MODEL.LABEL_MAP_HEAD.INIT_STD = 0.01
 
     # The variational loss (section 3.3); every *_WEIGHT multiplies its term, 0 removes it
     cfg.MODEL.VARIATIONAL_LOSS = CN()
@@ -80,24 +91,20 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.VARIATIONAL_LOSS.PI_REDUCTION = "instances"
     cfg.MODEL.VARIATIONAL_LOSS.PI_DIFFERENT_WEIGHT = 2.0
     # ((window, weight), ...): mixture of windows in map pixels, 0 = all pairs of the image
-    # "stratified": one window, odd, of weight 1; 0 = the paper's 129
+    # "stratified": one window, odd, of weight 1; 0 = the paper's w = 129
     cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS = ((0, 1.0),)
     # the windows count from this share of MAX_ITER on, until then all pairs of an image
     cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS_START = 0.0
-    # same-instance pairs over the whole image whatever the windows, so that labels do not drift in an object
-    cfg.MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL = False
     cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = False  # background as one more instance in the pairs (authors)
-    # "stratified": every offset up to the centre, every dilation-th beyond, in map pixels; 0 = the paper's 8 and 8
-    cfg.MODEL.VARIATIONAL_LOSS.PI_CENTRE = 0
+    # "stratified": every offset up to the center, every dilation-th beyond, in map pixels; 0 = the paper's c = r = 8
+    cfg.MODEL.VARIATIONAL_LOSS.PI_CENTER = 0
     cfg.MODEL.VARIATIONAL_LOSS.PI_DILATION = 0
-    # "stratified": weigh the dilated offsets by the number of pairs each stands for
-    cfg.MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED = False
     # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"
     cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"
     # "welsch" alone: its scale in label units at MS_START and at MAX_ITER, geometric between; () = (1.0, 0.1)
     cfg.MODEL.VARIATIONAL_LOSS.MS_SCALE = ()
     cfg.MODEL.VARIATIONAL_LOSS.MS_WEIGHT = 0.1
-    # the regularisation joins at this share of MAX_ITER: earlier, it slows the separation (decision 4)
+    # the regularization joins at this share of MAX_ITER: earlier, it slows the separation of the labels
     cfg.MODEL.VARIATIONAL_LOSS.MS_START = 0.5
     cfg.MODEL.VARIATIONAL_LOSS.QUANT_WEIGHT = 0.1
     cfg.MODEL.VARIATIONAL_LOSS.QUANT_START = 0.5
@@ -106,14 +113,13 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.MEAN_SHIFT = CN()
     cfg.MODEL.MEAN_SHIFT.BANDWIDTHS = [0.9, 0.4]  # in units of the label
     cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 1.0  # halfway between background and m1
-    # which candidates are offered: whole levels, their connected parts, neighbouring levels merged,
-    # components of linked neighbours (dvis_d2/modeling/grouping.py)
-    cfg.MODEL.MEAN_SHIFT.READINGS = ["levels", "parts", "linked"]
-    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # each gives components of its own
+    # which regions are candidates: whole levels, their connected parts, components of linked neighbors
+    cfg.MODEL.MEAN_SHIFT.CANDIDATES = ["levels", "parts", "linked"]
+    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # in units of the label; each gives components of its own
     # map cells; smaller ones that touch other foreground are dropped
     cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2
     # parts below this share of a level's largest part are dropped from the level
-    cfg.MODEL.MEAN_SHIFT.CRUMB_RATIO = 0.05
+    cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO = 0.05
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
     cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
 
@@ -122,26 +128,55 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS = CN()
     # the heads join at this share of MAX_ITER, 0 = train with the label map from the start, 1 = never
     cfg.MODEL.DVIS_ROI_HEADS.START = 0.0
-    cfg.MODEL.DVIS_ROI_HEADS.BOX_MARGIN = 0.2  # boxes grow by this share of their size (authors)
-    # no class layer: every object is of class 0, its score is the predicted IoU (supplement 5); of
-    # ROI_HEADS.NUM_CLASSES only the check of the data is left
+    # no class layer: every object is of class 0, its score is the predicted IoU (supplement 5)
     cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = False
     # weight of the predicted IoU in the score, 0 to 1; the class probability has the rest (supplement 4)
     cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5
-    # "sum", ALPHA * IoU + (1 - ALPHA) * class (supplement 4), or "product", IoU^ALPHA * class^(1 - ALPHA)
-    cfg.MODEL.DVIS_ROI_HEADS.SCORE_FUSION = "sum"
     # duplicates: "hard" drops masks by ROI_HEADS.NMS_THRESH_TEST, "matrix" lowers their scores (SOLOv2)
     cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"
-    cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS = False  # masks of different classes are duplicates too
-    # IoU that foreground proposals are trained to predict: "proposal", their own (authors), or "refined", that of the
-    # mask head's mask
-    cfg.MODEL.DVIS_ROI_HEADS.IOU_TARGET = "proposal"
-    cfg.MODEL.DVIS_ROI_HEADS.IOU_LOSS_WEIGHT = 1.0
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
     # verify the mask head's masks of the proposals as well, as more proposals: the heads once more, on twice as many
-    cfg.MODEL.DVIS_ROI_HEADS.SECOND_LOOK = False
-    # final masks: "label_map" (upsampled soft membership), "head", or "fused" (their mean)
+    cfg.MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS = False
+    # final masks: "head", or "label_map", the upsampled soft membership (section 4)
     cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"
     # perturbed copies of every ground-truth mask among the training proposals, so that the heads see
     # every IoU from the first step on
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2
+
+
+def load_config(cfg: CN, path: str) -> None:
+    """Merge a YAML file with its bases into a config, in place; keys of version 0.1.0 are taken by their new names.
+
+    Raises:
+        KeyError: a key does not exist.
+        ValueError: the file sets a key that is gone to a value that had an effect.
+    """
+    loaded = CN(CN.load_yaml_with_base(path, allow_unsafe=True))
+    for old, new in RENAMED_KEYS.items():
+        if (value := _pop(loaded, old)) is not None:
+            *parents, name = new.split(".")
+            node = loaded
+            for parent in parents:
+                node = node.setdefault(parent, CN())
+            node[name] = value
+    for key, neutral in REMOVED_KEYS.items():
+        value = _pop(loaded, key)
+        if value is not None and value != neutral:
+            raise ValueError(
+                f"{path}: {key} is {value!r}, which no longer exists\n"
+                f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
+            )
+    cfg.merge_from_other_cfg(loaded)
+
+
+def _pop(node: CN, key: str) -> object:
+    """The value of a dotted key, taken out of `node`; None without it. A node that this empties goes too."""
+    name, _, rest = key.partition(".")
+    if name not in node:
+        return None
+    if not rest:
+        return node.pop(name)
+    value = _pop(node[name], rest)
+    if not node[name]:
+        del node[name]
+    return value

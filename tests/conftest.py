@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -7,6 +8,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def stats():
+    """The module tools/stats.py, by its path: other packages bring a `tools` too."""
+    spec = importlib.util.spec_from_file_location("dvis_d2_stats", ROOT / "tools" / "stats.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,4 @@
-"""Pins lie within ranges, nothing that works is replaced, and errors name the command that helps."""
+"""Pins lie within ranges, nothing that works is replaced, and the wheel has what users run."""
 
 import importlib.util
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +15,7 @@ import pytest
 import setuptools
 from packaging.requirements import Requirement
 
-from dvis_d2 import _detectron2
+import dvis_d2
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED_PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
@@ -40,111 +41,6 @@ def setup_arguments() -> dict:
     return setup.call_args.kwargs
 
 
-# --- without Detectron2 ---
-
-# Hides everything but torch and the standard library, as if it were not installed.
-HIDE = """
-import sys
-HIDDEN = {"detectron2", "fvcore", "iopath", "torchvision", "cv2", "scipy", "numpy", "PIL", "pycocotools",
-          "matplotlib", "sklearn", "yacs", "omegaconf", "tqdm"}
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
-"""
-
-
-def run_with_torch_alone(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", HIDE + code], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_losses_and_mean_shift_work_with_torch_alone():
-    result = run_with_torch_alone("""
-import torch
-import dvis_d2
-from dvis_d2.modeling import losses
-from dvis_d2.modeling.mean_shift import mean_shift_1d
-label_map = torch.tensor([[[0.0, 1.0], [1.5, 3.0]]], requires_grad=True)
-instance_ids = torch.tensor([[[0, 1], [1, 2]]])
-loss = losses.binary_loss(label_map, instance_ids)
-loss = loss + losses.permutation_invariant_loss(label_map, instance_ids)
-loss.backward()
-modes, assignment = mean_shift_1d(torch.tensor([1.0, 1.0, 5.0]), 0.9)
-print(bool(label_map.grad.isfinite().all()), assignment.tolist(), "detectron2" in sys.modules)
-""")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[-2] == "True [0, 0, 1] False"
-
-
-@pytest.mark.parametrize("code", ["import dvis_d2; dvis_d2.add_dvis_config", "from dvis_d2 import add_dvis_config"])
-def test_missing_detectron2_names_the_command(code):
-    result = run_with_torch_alone(code)
-    assert result.returncode == 1
-    error = result.stderr[result.stderr.rindex("ImportError:") :]
-    assert "dvis_d2 needs Detectron2" in error
-    assert "make install" in error and f"--target {_detectron2.build_arguments()[-2]}" in error
-
-
-def test_unknown_attribute_without_detectron2_is_an_attribute_error():
-    result = run_with_torch_alone("import dvis_d2; assert not hasattr(dvis_d2, 'no_such_name')")
-    assert result.returncode == 0, result.stderr
-
-
-# --- a Detectron2 that is broken ---
-
-
-def missing(module: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f"No module named {module!r}", name=module)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (missing("detectron2"), "dvis_d2 needs Detectron2"),
-        (missing("detectron2.config"), "incomplete"),
-        (missing("pkg_resources"), 'pip install "setuptools<81"'),
-        (missing("torchvision"), "pip install torch torchvision"),
-        (missing("cv2"), "pip install opencv-python-headless"),
-        (missing("fvcore.common"), "pip install fvcore"),
-        (
-            RuntimeError("operator torchvision::nms does not exist"),
-            "pip install --force-reinstall torch torchvision",
-        ),
-        (
-            ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
-            "pip install --force-reinstall opencv-python-headless",
-        ),
-        (AttributeError("module 'PIL.Image' has no attribute 'LINEAR'"), "sal-detectron2"),
-    ],
-)
-def test_explanation_names_the_command(error, expected):
-    message = _detectron2.explain_import_error(error)
-    assert expected in message
-    assert "-m pip" in message
-    if error.args[0] != "No module named 'detectron2'":
-        assert str(error) in message, "the original error has to be shown"
-
-
-def test_require_detectron2_wraps_errors_of_any_type(tmp_path, monkeypatch):
-    (tmp_path / "broken_module.py").write_text("raise AttributeError('np.bool')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match=r"AttributeError: np\.bool") as caught:
-        _detectron2.require_detectron2("broken_module")
-    assert isinstance(caught.value.__cause__, AttributeError)
-
-
-def test_a_bare_folder_named_detectron2_is_not_detectron2(tmp_path):
-    """Python takes a git checkout named detectron2 in the current folder for a namespace package."""
-    (tmp_path / "detectron2").mkdir()
-    code = f"import runpy; print(runpy.run_path({_detectron2.__file__!r})['has_detectron2']())"
-    python = [sys.executable, "-S", "-c", code]  # -S: without site-packages
-    assert subprocess.check_output(python, cwd=tmp_path, text=True).strip() == "False"
-    (tmp_path / "detectron2" / "__init__.py").touch()
-    assert subprocess.check_output(python, cwd=tmp_path, text=True).strip() == "True"
-
-
 # --- requirements ---
 
 
@@ -165,8 +61,30 @@ def test_every_package_is_pinned_once_and_within_its_range(python):
 
 def test_the_package_includes_its_subpackages_and_nothing_else():
     packages = setup_arguments()["packages"]
-    assert {"dvis_d2", "dvis_d2.modeling"} <= set(packages)
+    assert {"dvis_d2", "dvis_d2.modeling", "dvis_d2.cli", "dvis_d2.configs"} <= set(packages)
     assert {package.partition(".")[0] for package in packages} == {"dvis_d2"}
+
+
+def test_there_is_one_version_number():
+    assert setup_arguments()["version"] == dvis_d2.__version__
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_program_and_every_config(tmp_path):
+    checkout = tmp_path / "checkout"
+    for name in ("dvis_d2", "configs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", ".", "-w", str(tmp_path)]
+    subprocess.run(pip, cwd=checkout, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        program = next(file.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+    configs = {f"dvis_d2/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert configs <= names and "dvis_d2/cli/__init__.py" in names and "dvis = dvis_d2.cli:main" in program
+    assert {name.partition("/")[0] for name in names} == {"dvis_d2", f"dvis_d2-{dvis_d2.__version__}.dist-info"}
 
 
 # --- tools/install.py ---
@@ -197,7 +115,7 @@ def test_missing_pins(installed, torch_works, opencv_works, expected):
     assert missing_pins(PINS, installed=installed, torch_works=torch_works, opencv_works=opencv_works) == expected
 
 
-def test_requirement_names_are_normalised():
+def test_requirement_names_are_normalized():
     install = load_install()
     assert install.requirement_name('Hydra_Core.x==1; python_version < "3.11"') == "hydra-core-x"
     assert install.read_pins("# comment\n\na==1  # why\n b==2\n") == ["a==1", "b==2"]
@@ -288,8 +206,9 @@ def test_make_installs_once(tmp_path):
     assert any("tools/install.py" in line for line in dry_run("demo", venv)), "an existing one is added to"
 
     (tmp_path / ".dvis_d2-installed").write_text("../detectron2\n")
-    assert dry_run("demo", venv) == [f"{python} tools/demo.py"]
-    assert dry_run("demo", venv, "DETECTRON2=../detectron2") == [f"{python} tools/demo.py"]
+    demo = f"{python} -m dvis_d2 train --config-file configs/shapes/shapes_easy.yaml --resume OUTPUT_DIR output/demo"
+    assert dry_run("demo", venv) == [demo]
+    assert dry_run("demo", venv, "DETECTRON2=../detectron2") == [demo]
     assert any("--detectron2 'other.whl'" in line for line in dry_run("demo", venv, "DETECTRON2=other.whl"))
 
 

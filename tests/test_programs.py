@@ -1,4 +1,4 @@
-"""The programs as a user starts them."""
+"""train_net.py and demo/demo.py as a user starts them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(program, *args, fails=False):
     """The output of a program started in the checkout, without any GPU."""
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / program), *map(str, args)]
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert (done.returncode != 0) == fails, done.stdout
@@ -53,34 +53,18 @@ def test_eval_only_reads_the_weights_and_the_demo_draws(tiny_args, tmp_path, tin
     # the saved config alone is enough to draw: it names the classes
     demo = ["--config-file", out / "config.yaml", "--confidence-threshold", 0.0, "--opts"]
     opts = ["MODEL.WEIGHTS", out / "model_final.pth", "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD", "-1.0"]
-    folder = tmp_path / "pictures"
-    run("demo/demo.py", "--input", tiny_coco[1] / "[01].png", "--output", folder, *demo, *opts)
-    assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png"]
-    picture = cv2.imread(str(folder / "0.png"))
-    assert picture.shape[1] > 3.5 * picture.shape[0]  # image, label map, proposals, result
     one = tmp_path / "one.jpg"
     run("demo/demo.py", "--input", tiny_coco[1] / "0.png", "--output", one, *demo, *opts)
-    assert one.is_file()
+    picture = cv2.imread(str(one))
+    assert picture.shape[1] > 3.5 * picture.shape[0]  # image, label map, proposals, result
 
 
-def test_demo_names_an_input_that_is_not_there(tiny_args, tmp_path):
+def test_demo_names_an_input_that_is_not_there(tmp_path):
     config = ["--config-file", "configs/shapes/shapes_easy.yaml", "--output", tmp_path]
     output = run("demo/demo.py", *config, "--input", "nowhere/*.png", fails=True)
     assert "nowhere/*.png" in output and "Traceback" not in output
 
 
-def test_make_demo_writes_results_and_sheet(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    options = "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 1 MODEL.DEVICE cpu DATALOADER.NUM_WORKERS 0".split()
-    output = run("tools/demo.py", "--output", tmp_path / "demo", "--num-images", 3, *options)
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert {"AP", "AP50"} <= set(results["segm"])
-    sheet = cv2.imread(str(tmp_path / "demo" / "sheet.png"))
-    assert sheet.shape[1] > sheet.shape[0]
-    last = output.strip().splitlines()[-1]
-    assert "segm AP" in last and "sheet.png" in last
-
-
-@pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py", "tools/demo.py", "tools/make_shapes.py"])
+@pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py"])
 def test_every_program_explains_itself(program):
     assert "usage" in run(program, "--help")

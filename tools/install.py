@@ -49,7 +49,7 @@ def missing_pins(
 
     Args:
         pins: lines of requirements.txt.
-        installed: normalised names of the installed distributions.
+        installed: normalized names of the installed distributions.
         torch_works: torch and torchvision import and fit each other. If they do not, both are wanted,
             whichever of the two is installed.
         opencv_works: some distribution provides cv2.

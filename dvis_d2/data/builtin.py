@@ -1,37 +1,50 @@
-"""The built-in data sets `shapes_{train,val}`, `shapes_easy_{train,val}`, `shapes_crowd_{train,val}` and
-`shapes_seen_train`, drawn on first use.
+"""The built-in data sets `shapes_{train,val}`, `shapes_easy_{train,val}` and `shapes_crowd_{train,val}`, drawn on
+first use into `$DETECTRON2_DATASETS/dvis_shapes/<version>/<name>/` (default `./datasets`, as Detectron2's own).
 
-They live in `$DETECTRON2_DATASETS/dvis_shapes/<version>/<name>/` (default `./datasets`, as Detectron2's own).
+A set is `images/*.png` and `annotations.json` in COCO's format, where beside COCO's keys an image has "copies" and
+"bar" (bool: it holds identical copies, a bar) and an annotation has "split" (bool: the object is in two or more parts).
 """
 
-from __future__ import annotations
-
+import glob
+import json
 import os
-from dataclasses import dataclass
+import shutil
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from filelock import FileLock
+from tqdm import tqdm
 
-from .shapes_dataset import ANNOTATIONS, IMAGES, PRESETS, write_shapes
+from .pascal import register_pascal
+from .rle import encode_masks
+from .shapes import draw_image
 from .shapes_render import CLASS_NAMES
+from .to_coco import mask_fields
 
 VERSION = "v1"  # raise it whenever the drawing changes, so that nobody trains on pictures of two kinds
+ANNOTATIONS, IMAGES = "annotations.json", "images"
+
+# Options of `draw_image`: the hard set; one without bars, on calm backgrounds, in which at most 30 % of an object is
+# hidden; and objects of the same size and look as there, up to 30 on a larger canvas.
+PRESETS: dict[str, dict] = {
+    "shapes": {"num_objects": (1, 8), "bars": 0.45, "copies": 0.35, "texture": True, "min_visible": 0.4},
+    "shapes_easy": {"num_objects": (1, 6), "bars": 0.0, "copies": 0.35, "texture": False, "min_visible": 0.7},
+}
+_CROWD = {"height": 208, "width": 208, "num_objects": (1, 30), "object_size": (20.5, 53.8)}
+PRESETS["shapes_crowd"] = PRESETS["shapes_easy"] | _CROWD
 
 
-@dataclass(frozen=True)
-class ShapesSplit:
-    """`preset`: a key of `PRESETS`; `class_names`: those that are drawn, () for all."""
-
-    preset: str
+class ShapesSplit(NamedTuple):
+    preset: str  # a key of `PRESETS`
     num_images: int
     seed: int
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # those that are drawn; () for all
 
-
-# Disc and star are never drawn: a simple shape, round and convex like none of these, and a hard one, the only one with
-# concave corners. Evaluated on shapes_val, which has all five.
-SEEN_CLASSES = ("square", "triangle", "ring")
 
 BUILTIN_SPLITS = {
     "shapes_easy_train": ShapesSplit("shapes_easy", 2000, 101),
@@ -40,20 +53,23 @@ BUILTIN_SPLITS = {
     "shapes_val": ShapesSplit("shapes", 400, 202),
     "shapes_crowd_train": ShapesSplit("shapes_crowd", 2000, 301),
     "shapes_crowd_val": ShapesSplit("shapes_crowd", 200, 302),
-    "shapes_seen_train": ShapesSplit("shapes", 4000, 401, SEEN_CLASSES),
 }
 
 
-def register_shapes(root: str | os.PathLike, splits: dict[str, ShapesSplit]) -> None:
-    """Register data sets by name without drawing anything. A name that is registered already is left alone.
+def register_builtin() -> None:
+    """Register the built-in sets, and PASCAL's, below `$DETECTRON2_DATASETS`."""
+    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+    register_shapes(root, BUILTIN_SPLITS)
+    register_pascal(root)
 
-    The pictures are drawn when `DatasetCatalog.get(name)` is first called; the metadata are complete at once.
-    """
+
+def register_shapes(root: str | os.PathLike, splits: dict[str, ShapesSplit]) -> None:
+    """Register data sets by name, to be drawn on first use. A name that is registered already is left alone."""
     for name, split in splits.items():
         if name in DatasetCatalog:
             continue
         directory = Path(root) / "dvis_shapes" / VERSION / name
-        DatasetCatalog.register(name, lambda n=name, s=split, d=directory: load_shapes(n, s, d))
+        DatasetCatalog.register(name, partial(load_shapes, name, split, directory))
         MetadataCatalog.get(name).set(
             thing_classes=list(CLASS_NAMES),
             thing_dataset_id_to_contiguous_id={k + 1: k for k in range(len(CLASS_NAMES))},
@@ -66,12 +82,64 @@ def register_shapes(root: str | os.PathLike, splits: dict[str, ShapesSplit]) -> 
 def load_shapes(name: str, split: ShapesSplit, directory: Path) -> list[dict]:
     """Detectron2's dataset dicts of a built-in set, drawing it first where that has not happened yet."""
     if not (directory / ANNOTATIONS).exists():
-        # left out where all are drawn: the options are stored in the file, and sets of before had no such option
-        classes = {"class_names": split.class_names} if split.class_names else {}
-        write_shapes(directory, num_images=split.num_images, seed=split.seed, **PRESETS[split.preset], **classes)
+        # left out where all are drawn: the options are stored in the file, and older sets had no such option
+        options = PRESETS[split.preset] | ({"class_names": split.class_names} if split.class_names else {})
+        write_shapes(directory, num_images=split.num_images, seed=split.seed, **options)
     return load_coco_json(str(directory / ANNOTATIONS), str(directory / IMAGES), name)
 
 
-def register_builtin() -> None:
-    """Register the built-in sets below `$DETECTRON2_DATASETS`."""
-    register_shapes(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), BUILTIN_SPLITS)
+def write_shapes(
+    directory: str | os.PathLike, *, num_images: int, seed: int, progress: bool = True, **draw_options
+) -> Path:
+    """Draw a data set into a new folder (one that holds it already is left alone), and return its annotations file.
+
+    Image i depends on `seed` (>= 0), i and `draw_options` (keywords of :func:`.shapes.draw_image`) only. The folder
+    appears complete or not at all; of several processes one draws, the others wait. ValueError where an option is out
+    of range, FileExistsError where the folder holds something else, or shapes made with other arguments.
+    """
+    directory = Path(directory)
+    if num_images < 1 or seed < 0:
+        raise ValueError(f"num_images is {num_images}, seed is {seed}: give at least 1 image and a seed >= 0")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    annotations = directory / ANNOTATIONS
+    info = json.loads(json.dumps({"num_images": num_images, "seed": seed, "options": draw_options}))
+    with FileLock(directory.with_name(f".{directory.name}.lock")):
+        if annotations.exists():  # drawn by another process while this one waited, or long ago
+            if (found := json.loads(annotations.read_text())["info"]) != info:
+                advice = "move it away or name another"
+                raise FileExistsError(f"{directory} holds other shapes ({found}, not {info}): {advice}")
+            return annotations
+        if directory.exists() and any(directory.iterdir()):
+            raise FileExistsError(f"{directory} exists but holds no {ANNOTATIONS}: move it away or give another folder")
+        prefix = f".{directory.name}.partial-"
+        for leftover in directory.parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(leftover)  # of a dead process: whoever holds the lock draws alone
+        partial_set = directory.with_name(f"{prefix}{os.getpid()}")
+        try:
+            content = _draw_all(partial_set, directory.name, num_images, seed, progress, draw_options)
+            (partial_set / ANNOTATIONS).write_text(json.dumps({"info": info, **content}))
+            os.replace(partial_set, directory)
+        finally:
+            shutil.rmtree(partial_set, ignore_errors=True)
+    return annotations
+
+
+def _draw_all(folder: Path, name: str, num_images: int, seed: int, progress: bool, options: dict) -> dict[str, list]:
+    """Write the images; return COCO's lists."""
+    (folder / IMAGES).mkdir(parents=True)
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for index in tqdm(range(num_images), f"drawing {name}", unit="image", mininterval=1, disable=not progress):
+        image, masks, classes, attributes = draw_image(np.random.default_rng([seed, index]), **options)
+        file_name, (height, width) = f"{index:06d}.png", image.shape[:2]
+        path = str(folder / IMAGES / file_name)
+        if not cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+            raise OSError(f"cannot write {path}: is the disk full?")
+        entry = {"id": index + 1, "file_name": file_name, "height": height, "width": width}
+        images.append(entry | {"copies": attributes["has_copies"], "bar": attributes["has_bar"]})
+        rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, height, width))
+        for rle, class_id, split in zip(rles, classes, attributes["split_instances"], strict=True):
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": class_id + 1, "iscrowd": 0}
+            annotations.append(ids | mask_fields(rle) | {"split": split})
+    categories = [{"id": k, "name": class_name} for k, class_name in enumerate(CLASS_NAMES, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,15 +1,16 @@
 """Instance masks that are stored as label images beside the images: PASCAL VOC's palette PNGs, SBD's .mat files.
 
-A dataset dict carries their paths ("instance_label_file", and "class_label_file" for PNGs) instead of "annotations";
-they are read when the image is. Reading 10,000 of them at the start would take minutes.
+A dataset dict carries their paths instead of "annotations"; they are read when the image is, because reading 10,000 of
+them at the start would take minutes.
 """
 
-from __future__ import annotations
-
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
+import torch
+from detectron2.structures import BitMasks, BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from scipy.io import loadmat
@@ -18,111 +19,72 @@ VOID = 255  # PASCAL's label of borders and of objects too difficult to outline
 COPY_AGAIN = "the file is damaged or of another kind; unpack it again from the original archive"
 
 
-def read_instance_labels(
-    dataset_dict: dict[str, Any], *, num_classes: int = 20
-) -> tuple[list[dict[str, Any]], np.ndarray | None]:
-    """Read what the label files of one image hold.
+def read_instance_labels(entry: dict[str, Any], num_classes: int = 20) -> tuple[list[dict], np.ndarray | None]:
+    """The annotations of one image by instance id, masks bool (h, w), and its pixels with label 255, bool or None.
 
-    Args:
-        dataset_dict: "instance_label_file" is a .mat file of SBD (`inst/*.mat`), or a palette PNG whose pixels are
-            the instance ids; with a PNG, "class_label_file" is the palette PNG of the class ids (1-based, in pixels).
-        num_classes: class ids are 1..num_classes in the files.
+    "instance_label_file" is a .mat file of SBD (`inst/*.mat`), or a palette PNG whose pixels are the instance ids; with
+    a PNG, "class_label_file" is the palette PNG of the class ids, where the class of most of its pixels is an
+    instance's. In the files class ids are 1..num_classes, in "category_id" they start at 0.
 
-    Returns:
-        annotations: in Detectron2's format, by ascending instance id: "segmentation" (bool (h, w)), "category_id"
-            (0-based), "bbox" (tight, px, x0 y0 x1 y1), "bbox_mode", "iscrowd" 0. The class of a PNG's instance is
-            the one that most of its pixels have.
-        ignore_mask: bool (h, w), the pixels with label 255; None if there are none.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, has lost its palette, or the two do not fit together. Every message names the
-            file.
+    FileNotFoundError where a file is missing; ValueError, naming it, where one is damaged, has lost its palette, or the
+    two do not fit together.
     """
-    path = dataset_dict["instance_label_file"]
-    if str(path).endswith(".mat"):
-        instance_ids, classes = _read_sbd(path)
-    else:
-        instance_ids = _read_palette_png(path)
-        class_ids = _read_palette_png(dataset_dict["class_label_file"])
-        if class_ids.shape != instance_ids.shape:
-            raise ValueError(
-                f"{path} is {instance_ids.shape} px (height, width), {dataset_dict['class_label_file']} is "
-                f"{class_ids.shape}: both must come from the same archive"
-            )
-        classes = _majority_classes(instance_ids, class_ids)
-    annotations = []
-    for instance_id in np.unique(instance_ids):
-        if instance_id in (0, VOID):
-            continue
-        class_id = classes.get(int(instance_id), 0)
-        if not 1 <= class_id <= num_classes:
-            raise ValueError(
-                f"{path}: instance {instance_id} has {f'class {class_id}' if class_id else 'no class'}; classes are "
-                f"1..{num_classes}; {COPY_AGAIN}"
-            )
-        mask = instance_ids == instance_id
-        annotations.append(
-            {
-                "segmentation": mask,
-                "category_id": class_id - 1,
-                "bbox": _tight_box(mask),
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "iscrowd": 0,
-            }
-        )
+    path = entry["instance_label_file"]
+    is_sbd = str(path).endswith(".mat")
+    instance_ids, classes = _read_sbd(path) if is_sbd else _read_voc(path, entry["class_label_file"])
+    numbers = [int(k) for k in np.unique(instance_ids) if k not in (0, VOID)]
+    for k in numbers:
+        if not 1 <= (class_id := classes.get(k, 0)) <= num_classes:
+            found = f"class {class_id}" if class_id else "no class"
+            raise ValueError(f"{path}: instance {k} has {found}; classes are 1..{num_classes}; {COPY_AGAIN}")
+    masks = instance_ids == np.array(numbers, dtype=np.int64).reshape(-1, 1, 1)
+    boxes = BitMasks(torch.from_numpy(masks)).get_bounding_boxes().tensor.tolist()
+    annotations = [
+        {"segmentation": mask, "category_id": classes[k] - 1, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+        for k, mask, box in zip(numbers, masks, boxes, strict=True)
+    ]
     void = instance_ids == VOID
     return annotations, void if void.any() else None
 
 
-def _read_palette_png(path: str) -> np.ndarray:
-    """uint8 (h, w): the palette indices, which are the labels."""
+@contextlib.contextmanager
+def _errors_name(path: str) -> Iterator[None]:
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            mode, labels = image.mode, np.array(image)
+        yield
     except FileNotFoundError as error:
-        raise _missing(path) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
-        raise ValueError(f"cannot read label image {path} ({error}): {COPY_AGAIN}") from error
+        advice = "unpack the archive again, or take the image off the list"
+        raise FileNotFoundError(f"label file {path} does not exist: {advice}") from error
+    except Exception as error:  # whatever PIL and SciPy make of malformed input
+        raise ValueError(f"cannot read label file {path} ({error!r}): {COPY_AGAIN}") from error
+
+
+def _read_palette(path: str) -> np.ndarray:
+    with _errors_name(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
+        mode, labels = image.mode, np.array(image)  # palette indices
     if mode != "P":
-        raise ValueError(
-            f"label image {path} has mode {mode}, not a palette (P): converting it replaced the labels by colours; "
-            "use the PNG of the original archive"
-        )
+        lost = "not a palette (P): converting it replaced the labels by colors"
+        raise ValueError(f"label file {path} has mode {mode}, {lost}; use the PNG of the original archive")
     return labels
 
 
-def _read_sbd(path: str) -> tuple[np.ndarray, dict[int, int]]:
-    """uint8 (h, w), and the class (1-based) of every instance id, from GTinst.Segmentation and GTinst.Categories."""
-    try:
-        with PathManager.open(path, "rb") as file:
-            content = loadmat(file, variable_names=["GTinst"])["GTinst"][0, 0]
-        labels, categories = np.asarray(content["Segmentation"]), np.asarray(content["Categories"]).ravel()
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except Exception as error:  # whatever SciPy makes of malformed input, a struct without these fields included
-        raise ValueError(f"cannot read GTinst of {path} ({error!r}): {COPY_AGAIN}") from error
-    if labels.ndim != 2 or labels.dtype.kind not in "ui":
-        raise ValueError(
-            f"{path}: GTinst.Segmentation is {labels.dtype} {labels.shape}, no map of integers; {COPY_AGAIN}"
-        )
-    return labels, {k: int(class_id) for k, class_id in enumerate(categories, start=1)}
-
-
-def _majority_classes(instance_ids: np.ndarray, class_ids: np.ndarray) -> dict[int, int]:
-    """The class id (1-based) with the most pixels under each instance; background and void have no vote."""
+def _read_voc(path: str, class_path: str) -> tuple[np.ndarray, dict[int, int]]:
+    """uint8 (h, w), and the class id (1-based) with the most pixels under each instance."""
+    instance_ids, class_ids = _read_palette(path), _read_palette(class_path)
+    if class_ids.shape != instance_ids.shape:
+        found = f"{path} is {instance_ids.shape} px (height, width), {class_path} is {class_ids.shape}"
+        raise ValueError(f"{found}: both must come from the same archive")
     voting = (class_ids != 0) & (class_ids != VOID)
-    votes = np.bincount(instance_ids[voting].astype(np.int64) * 256 + class_ids[voting], minlength=256 * 256)
-    votes = votes.reshape(256, 256)
-    return {int(k): int(votes[k].argmax()) for k in np.flatnonzero(votes.any(axis=1))}
+    pairs = instance_ids[voting].astype(np.int64) * 256 + class_ids[voting]
+    votes = np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
+    return instance_ids, {int(k): int(votes[k].argmax()) for k in np.flatnonzero(votes.any(axis=1))}
 
 
-def _tight_box(mask: np.ndarray) -> list[float]:
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return [float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)]
-
-
-def _missing(path: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"label file {path} does not exist: unpack the archive again, or take the image off the list"
-    )
+def _read_sbd(path: str) -> tuple[np.ndarray, dict[int, int]]:
+    """uint8 (h, w), and the class id (1-based) of every instance."""
+    with _errors_name(path), PathManager.open(path, "rb") as file:
+        content = loadmat(file, variable_names=["GTinst"])["GTinst"][0, 0]
+        labels, categories = np.asarray(content["Segmentation"]), np.asarray(content["Categories"]).ravel()
+    if labels.ndim != 2 or labels.dtype.kind not in "ui":
+        found = f"GTinst.Segmentation is {labels.dtype} {labels.shape}, no map of integers"
+        raise ValueError(f"{path}: {found}; {COPY_AGAIN}")
+    return labels, {k: int(class_id) for k, class_id in enumerate(categories, start=1)}

@@ -8,136 +8,112 @@ Below `$DETECTRON2_DATASETS` (default `./datasets`):
         img, inst, train.txt, val.txt
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
-from PIL import Image
 
-from .image_check import oriented_size
+from .image_io import PIL_ERRORS, oriented_size
 from .report import DatasetError, Report
 
 VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
 SBD_FOLDERS = ("sbd", "benchmark_RELEASE/dataset")
+VOC_FILES = {
+    "file_name": "JPEGImages/{}.jpg",
+    "instance_label_file": "SegmentationObject/{}.png",
+    "class_label_file": "SegmentationClass/{}.png",
+}
+SBD_FILES = {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"}
+UNPACK_AGAIN = "unpack the archive again"
 logger = logging.getLogger(__name__)
 
 
 def register_pascal(root: str | os.PathLike) -> None:
-    """Register the data sets of :data:`SPLITS` below `root`. A name that is registered already is left alone.
-
-    Their dataset dicts have "file_name", "image_id" (the image's name, such as "2007_000032"), "height", "width" and,
-    instead of "annotations", the label files that :func:`dvis_d2.data.label_files.read_instance_labels` reads.
-    """
+    """Register the data sets of :data:`SPLITS` below `root`. A name that is registered already is left alone."""
     for name in SPLITS:
-        if name in DatasetCatalog:
-            continue
-        DatasetCatalog.register(name, lambda n=name: load_pascal(n, root))
-        MetadataCatalog.get(name).set(thing_classes=list(CLASS_NAMES), evaluator_type="pascal_instance")
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, partial(load_pascal, name, root))
+            MetadataCatalog.get(name).set(thing_classes=list(CLASS_NAMES), evaluator_type="pascal_instance")
 
 
 def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
-    """The dataset dicts of a data set of :data:`SPLITS`, ordered by image name. Only image headers are read.
+    """The dataset dicts of a data set of :data:`SPLITS`, ordered by image name ("image_id", such as "2007_000032").
 
-    Raises:
-        DatasetError: a folder, a list, an image or a label file is missing, or an image cannot be read.
+    Only image headers are read. Instead of "annotations" there are the files for :mod:`.label_files`. DatasetError
+    where a folder, a list, an image or a label file is missing or cannot be read.
     """
-    make, expected = SPLITS[name]
-    dicts = make(Path(root))
-    _add_sizes(dicts, name)
+    list_images, expected = SPLITS[name]
+    dicts = [entry for _, entry in sorted(list_images(Path(root)).items())]
+    report = Report(f"{name}: {len(dicts)} images")
+    for entry in dicts:
+        for key in ("instance_label_file", "class_label_file"):
+            if key in entry and not os.path.isfile(entry[key]):
+                report.add("label files that are missing", entry[key], UNPACK_AGAIN)
+        try:
+            entry["width"], entry["height"] = oriented_size(entry["file_name"])
+        except FileNotFoundError:
+            report.add("images that are missing", entry["file_name"], UNPACK_AGAIN)
+        except PIL_ERRORS as error:
+            report.add("images that cannot be read", f"{entry['file_name']} ({error})", UNPACK_AGAIN)
+    if not dicts:
+        report.add("no images", name, "the image lists of VOC and SBD have none in common; check both archives")
+    report.raise_if_errors()
     if len(dicts) != expected:
-        logger.warning(
-            "%s has %d images, not %d: the archive or its lists are not complete", name, len(dicts), expected
-        )
+        logger.warning("%s has %d images, not %d: the archive is not complete", name, len(dicts), expected)
     return dicts
 
 
-def _voc_split(split: str) -> Callable[[Path], list[dict]]:
-    def make(root: Path) -> list[dict]:
-        voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012")
-        return [_voc_dict(voc, image) for image in sorted(_read_list(voc / f"ImageSets/Segmentation/{split}.txt"))]
-
-    return make
-
-
-def _voc_augmented(root: Path) -> list[dict]:
-    """VOC's training images with VOC's labels, and all images of SBD that are in neither list of VOC."""
+def _voc(root: Path, split: str) -> dict[str, dict]:
     voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012")
+    return _entries(voc, _read_list(voc / f"ImageSets/Segmentation/{split}.txt"), VOC_FILES)
+
+
+def _sbd(root: Path, *splits: str) -> dict[str, dict]:
     sbd = _find_folder(root, SBD_FOLDERS, "SBD")
-    train, val = (_read_list(voc / f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val"))
-    return [
-        _voc_dict(voc, image) if image in train else _sbd_dict(sbd, image)
-        for image in sorted((train | _all_of_sbd(sbd)) - val)
-    ]
+    return _entries(sbd, set().union(*(_read_list(sbd / f"{split}.txt") for split in splits)), SBD_FILES)
 
 
-def _sbd_release(split: str) -> Callable[[Path], list[dict]]:
-    def make(root: Path) -> list[dict]:
-        sbd = _find_folder(root, SBD_FOLDERS, "SBD")
-        return [_sbd_dict(sbd, image) for image in sorted(_read_list(sbd / f"{split}.txt"))]
-
-    return make
+def _entries(folder: Path, images: set[str], files: dict[str, str]) -> dict[str, dict]:
+    """Dataset dicts by image name."""
+    return {i: {"image_id": i, **{key: str(folder / file.format(i)) for key, file in files.items()}} for i in images}
 
 
-def _sbd_detection(split: str) -> Callable[[Path], list[dict]]:
-    """SBD divided as VOC 2012's detection lists are, as in the literature on simultaneous detection and
-    segmentation and in the paper's Table 2."""
+def _voc_and_sbd(root: Path) -> dict[str, dict]:
+    """VOC's training images with VOC's labels, and all images of SBD that are in neither list of VOC."""
+    val, both = _voc(root, "val"), _sbd(root, "train", "val") | _voc(root, "train")
+    return {image: entry for image, entry in both.items() if image not in val}
 
-    def make(root: Path) -> list[dict]:
-        sbd = _find_folder(root, SBD_FOLDERS, "SBD")
-        voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012, whose ImageSets/Main divides SBD")
-        images = _all_of_sbd(sbd) & _read_list(voc / f"ImageSets/Main/{split}.txt")
-        return [_sbd_dict(sbd, image) for image in sorted(images)]
 
-    return make
+def _sbd_by_voc(root: Path, split: str) -> dict[str, dict]:
+    """SBD divided as VOC 2012's detection lists are: the paper's Table 2, simultaneous detection and segmentation."""
+    voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012, whose ImageSets/Main divides SBD")
+    wanted = _read_list(voc / f"ImageSets/Main/{split}.txt")
+    return {image: entry for image, entry in _sbd(root, "train", "val").items() if image in wanted}
 
 
 # name: (what lists it, number of images of the complete data set)
-SPLITS: dict[str, tuple[Callable[[Path], list[dict]], int]] = {
-    "voc_2012_instance_train": (_voc_split("train"), 1464),
-    "voc_2012_instance_val": (_voc_split("val"), 1449),
-    "voc_2012_instance_trainval": (_voc_split("trainval"), 2913),
-    "voc_2012_instance_aug": (_voc_augmented, 10582),
-    "sbd_instance_train": (_sbd_detection("train"), 5623),
-    "sbd_instance_val": (_sbd_detection("val"), 5732),
-    "sbd_release_instance_train": (_sbd_release("train"), 8498),
-    "sbd_release_instance_val": (_sbd_release("val"), 2857),
+SPLITS: dict[str, tuple[Callable[[Path], dict[str, dict]], int]] = {
+    "voc_2012_instance_train": (partial(_voc, split="train"), 1464),
+    "voc_2012_instance_val": (partial(_voc, split="val"), 1449),
+    "voc_2012_instance_trainval": (partial(_voc, split="trainval"), 2913),
+    "voc_2012_instance_aug": (_voc_and_sbd, 10582),
+    "sbd_instance_train": (partial(_sbd_by_voc, split="train"), 5623),
+    "sbd_instance_val": (partial(_sbd_by_voc, split="val"), 5732),
+    "sbd_release_instance_train": (lambda root: _sbd(root, "train"), 8498),
+    "sbd_release_instance_val": (lambda root: _sbd(root, "val"), 2857),
 }
-
-
-def _voc_dict(voc: Path, image: str) -> dict:
-    return {
-        "file_name": str(voc / "JPEGImages" / f"{image}.jpg"),
-        "image_id": image,
-        "instance_label_file": str(voc / "SegmentationObject" / f"{image}.png"),
-        "class_label_file": str(voc / "SegmentationClass" / f"{image}.png"),
-    }
-
-
-def _sbd_dict(sbd: Path, image: str) -> dict:
-    return {
-        "file_name": str(sbd / "img" / f"{image}.jpg"),
-        "image_id": image,
-        "instance_label_file": str(sbd / "inst" / f"{image}.mat"),
-    }
-
-
-def _all_of_sbd(sbd: Path) -> set[str]:
-    return _read_list(sbd / "train.txt") | _read_list(sbd / "val.txt")
 
 
 def _find_folder(root: Path, names: tuple[str, ...], what: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DatasetError(
-        f"{what} is not below {root.absolute()}: unpack it to {' or '.join(names)} there, "
-        "or set the environment variable DETECTRON2_DATASETS to the folder that holds it"
-    )
+    advice = f"unpack it to {' or '.join(names)} there, or let DETECTRON2_DATASETS name the folder that holds it"
+    raise DatasetError(f"{what} is not below {root.absolute()}: {advice}")
 
 
 def _read_list(path: Path) -> set[str]:
@@ -145,27 +121,7 @@ def _read_list(path: Path) -> set[str]:
     try:
         images = {words[0] for words in map(str.split, path.read_text(encoding="utf-8").splitlines()) if words}
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"the image list {path} cannot be read ({error}); unpack the archive again") from error
+        raise DatasetError(f"the image list {path} cannot be read ({error}); {UNPACK_AGAIN}") from error
     if not images:
-        raise DatasetError(f"the image list {path} is empty; unpack the archive again")
+        raise DatasetError(f"the image list {path} is empty; {UNPACK_AGAIN}")
     return images
-
-
-def _add_sizes(dicts: list[dict], name: str) -> None:
-    """Set "height" and "width" from the images' headers, and see to it that all files are there."""
-    report = Report(f"{name}: {len(dicts)} images")
-    for entry in dicts:
-        for key in ("instance_label_file", "class_label_file"):
-            if key in entry and not os.path.isfile(entry[key]):
-                report.errors.add("label files that are missing", entry[key], "unpack the archive again")
-        try:
-            entry["width"], entry["height"] = oriented_size(Path(entry["file_name"]))
-        except FileNotFoundError:
-            report.errors.add("images that are missing", entry["file_name"], "unpack the archive again")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
-            report.errors.add(
-                "images that cannot be read", f"{entry['file_name']} ({error})", "unpack the archive again"
-            )
-    if not dicts:
-        report.errors.add("no images", name, "the image lists of VOC and SBD have none in common; check both archives")
-    report.raise_if_errors()

@@ -1,7 +1,5 @@
 """The readable result of checking a data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 MAX_EXAMPLES = 3
@@ -12,45 +10,21 @@ class DatasetError(ValueError):
 
 
 @dataclass
-class Finding:
-    """One kind of problem: `what` is wrong, how to put it right (`advice`), how often, and the first
-    examples."""
-
-    what: str
-    advice: str
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        shown = "; ".join(self.examples) + ("; ..." if self.count > len(self.examples) else "")
-        return f"{self.what} ({self.count}): {shown}\n      -> {self.advice}"
-
-
-class Findings(dict[str, Finding]):
-    """Findings by `what`, in the order in which they first occurred."""
-
-    def add(self, what: str, example: str, advice: str) -> None:
-        """Count one more case of a kind of problem; the first examples are kept."""
-        finding = self.setdefault(what, Finding(what, advice))
-        finding.count += 1
-        if len(finding.examples) < MAX_EXAMPLES:
-            finding.examples.append(example)
-
-
-@dataclass
 class Report:
-    """What :func:`dvis_d2.data.validation.check_coco_json` found.
-
-    `errors` make training or evaluation impossible, or silently wrong; with `warnings` it works. `categories`
-    are the file's own (id, name) pairs, ascending by id, and
-    `image_root` is the image folder, as far as they could be read.
-    """
+    """`errors` make training or evaluation impossible, or silently wrong; with `warnings` it works. Both hold the cases
+    of each kind of problem. `image_root` and `categories` are given as far as they could be read."""
 
     title: str
     image_root: str = ""
-    errors: Findings = field(default_factory=Findings)
-    warnings: Findings = field(default_factory=Findings)
-    categories: list[tuple[int, str]] = field(default_factory=list)
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+    categories: list[tuple[int, str]] = field(default_factory=list)  # the file's own (id, name), ascending by id
+    _advice: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, example: str, advice: str, *, is_error: bool = True) -> None:
+        findings = self.errors if is_error else self.warnings
+        findings.setdefault(what, []).append(example)
+        self._advice.setdefault(what, advice)
 
     def raise_if_errors(self) -> None:
         """Raise :class:`DatasetError` with the whole report if there is an error."""
@@ -60,7 +34,9 @@ class Report:
     def __str__(self) -> str:
         lines = [self.title]
         for label, findings in ("ERROR", self.errors), ("WARNING", self.warnings):
-            lines += [f"  {label}: {finding}" for finding in findings.values()]
+            for what, cases in findings.items():
+                examples = "; ".join(cases[:MAX_EXAMPLES] + ["..."] * (len(cases) > MAX_EXAMPLES))
+                lines += [f"  {label}: {what} ({len(cases)}): {examples}", f"      -> {self._advice[what]}"]
         if not self.errors:
             lines.append("  no errors" + ("" if self.warnings else ", no warnings"))
         return "\n".join(lines)

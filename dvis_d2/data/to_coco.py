@@ -1,36 +1,28 @@
-"""A registered data set with instance masks as COCO-format data, for tools that read nothing else."""
+"""COCO-format data: made of a registered data set, or completed where an exporter left fields out."""
 
-from __future__ import annotations
-
+import copy
 import os
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .ground_truth import decode_rle
-from .image_io import read_ignore_mask
-from .label_files import read_instance_labels
+from .annotations import polygon_points, read_annotations, to_mask
 from .report import DatasetError
+from .rle import encode_masks
 
 
 def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, ignore_as_crowd: bool = False) -> dict:
-    """COCO-format data of a data set of Detectron2.
+    """COCO-format data of a registered data set whose metadata have `thing_classes`.
 
-    Images and annotations are numbered from 1 in the data set's order; an image's own id is kept as "original_id".
-    Categories are the data set's classes, numbered from 1. Polygons stay polygons, other masks become compressed RLE.
+    Images, annotations and classes are numbered from 1 in the data set's order; an image's own id is kept as
+    "original_id". Polygons stay polygons, other masks become compressed RLE. "file_name" is relative to `image_root`
+    (None: the deepest folder that holds all images). `ignore_as_crowd` turns an image's ignored pixels (PASCAL's 255)
+    into a crowd of every class in the image, as COCO has no region without a class; else they become background.
 
-    Args:
-        dataset_name: a registered data set; its metadata have `thing_classes`.
-        image_root: what "file_name" is relative to; None: the deepest folder that holds all images.
-        ignore_as_crowd: turn an image's ignored pixels (PASCAL's 255) into a crowd ("iscrowd": 1) of every class that
-            occurs in the image, because COCO has no region that is ignored for all classes. Otherwise they are lost,
-            and become background.
-
-    Raises:
-        DatasetError: an image is not below `image_root`.
-        ValueError, FileNotFoundError: an annotation or a label file cannot be used; the message names it.
+    DatasetError where an image is not below `image_root`; ValueError or FileNotFoundError, naming it, where an
+    annotation or a label file cannot be used.
     """
     dicts = DatasetCatalog.get(dataset_name)
     if image_root is None:
@@ -39,15 +31,12 @@ def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, i
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id, entry in enumerate(dicts, start=1):
-        images.append(
-            {
-                "id": image_id,
-                "original_id": entry["image_id"],
-                "file_name": _relative(entry["file_name"], image_root),
-                "height": entry["height"],
-                "width": entry["width"],
-            }
-        )
+        path = os.path.relpath(os.path.abspath(entry["file_name"]), os.path.abspath(image_root))
+        if path.startswith(os.pardir):
+            advice = "give a folder that holds all images"
+            raise DatasetError(f"image {entry['file_name']} is not below {image_root}; {advice}")
+        image = {"height": entry["height"], "width": entry["width"], "original_id": entry["image_id"]}
+        images.append({"id": image_id, "file_name": path.replace(os.sep, "/"), **image})
         for annotation in _annotations(entry, ignore_as_crowd):
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     return {
@@ -58,45 +47,53 @@ def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, i
     }
 
 
-def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> list[dict]:
+def complete_coco(data: dict) -> dict:
+    """A copy of COCO-format data in which missing fields of annotations are filled in: "iscrowd" is 0, "bbox" ([x, y,
+    width, height]) and "area" (px) are the mask's, and new ids follow the greatest one. ValueError, naming the
+    annotation, where the mask or the image for it is missing or broken."""
+    data = copy.deepcopy(data)
+    sizes = {image.get("id"): (image.get("height"), image.get("width")) for image in data["images"]}
+    next_id = max((a["id"] for a in data["annotations"] if type(a.get("id")) is int), default=0) + 1
+    for position, annotation in enumerate(data["annotations"]):
+        if annotation.get("id") is None:
+            annotation["id"] = next_id
+            next_id += 1
+        annotation.setdefault("iscrowd", 0)
+        if "bbox" in annotation and "area" in annotation:
+            continue
+        where = f"annotation {annotation['id']} (entry {position})"
+        try:
+            fields = mask_fields(_to_rle(annotation["segmentation"], sizes[annotation["image_id"]], where))
+        except Exception as error:  # whatever pycocotools makes of malformed input
+            advice = "correct the errors of the report first"
+            raise ValueError(f"{where}: its mask cannot be read ({error!r}); {advice}") from error
+        annotation.setdefault("bbox", fields["bbox"])
+        annotation.setdefault("area", fields["area"])
+    return data
+
+
+def mask_fields(rle: dict) -> dict[str, Any]:
+    """COCO's "area", "bbox" and "segmentation" of a mask."""
+    segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+    return {"area": int(mask_util.area(rle)), "bbox": mask_util.toBbox(rle).tolist(), "segmentation": segmentation}
+
+
+def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]:
     """Those of one image, without ids."""
-    if "instance_label_file" in entry:
-        annotations, ignore_mask = read_instance_labels(entry)
-    else:
-        annotations, ignore_mask = entry.get("annotations", []), entry.get("ignore_mask")
-    size, file_name = (entry["height"], entry["width"]), entry["file_name"]
-    converted = [_convert(a, size, f"{file_name}, annotation {i}") for i, a in enumerate(annotations)]
-    if ignore_as_crowd and ignore_mask is not None:
-        void = read_ignore_mask(ignore_mask, *size, file_name)
-        crowds = [
-            {"category_id": category_id, "segmentation": void, "iscrowd": 1}
-            for category_id in sorted({a["category_id"] for a in annotations})
-        ]
-        converted += [_convert(crowd, size, f"{file_name}, ignore_mask") for crowd in crowds]
-    return converted
+    size = entry["height"], entry["width"]
+    annotations, ignored = read_annotations(entry)
+    if ignore_as_crowd and ignored is not None:
+        classes = sorted({a["category_id"] for a in annotations})
+        annotations = annotations + [{"category_id": k, "segmentation": ignored, "iscrowd": 1} for k in classes]
+    for index, annotation in enumerate(annotations):
+        segmentation, crowd = annotation.get("segmentation"), int(annotation.get("iscrowd", 0))
+        fields = mask_fields(_to_rle(segmentation, size, f"{entry['file_name']}, annotation {index}"))
+        if isinstance(segmentation, list):
+            fields["segmentation"] = segmentation
+        yield {"category_id": annotation["category_id"] + 1, "iscrowd": crowd, **fields}
 
 
-def _convert(annotation: dict[str, Any], size: tuple[int, int], where: str) -> dict:
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list) and segmentation:
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    else:
-        mask = decode_rle(segmentation, where) if isinstance(segmentation, dict) else segmentation
-        if not isinstance(mask, np.ndarray) or mask.shape != size:
-            raise ValueError(f"{where}: it has no mask of the image's size {size}; take the image out of the data set")
-        rle = mask_util.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
-        segmentation = {"size": list(size), "counts": rle["counts"].decode()}
-    return {
-        "category_id": annotation["category_id"] + 1,
-        "segmentation": segmentation,
-        "bbox": mask_util.toBbox(rle).tolist(),
-        "area": int(mask_util.area(rle)),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
-
-
-def _relative(file_name: str, image_root: str | os.PathLike) -> str:
-    path = os.path.relpath(os.path.abspath(file_name), os.path.abspath(image_root))
-    if path.startswith(os.pardir):
-        raise DatasetError(f"image {file_name} is not below {image_root}; give a folder that holds all images")
-    return path.replace(os.sep, "/")
+def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
+    if isinstance(segmentation, list):  # without drawing them
+        return mask_util.merge(mask_util.frPyObjects([p.ravel() for p in polygon_points(segmentation, where)], *size))
+    return encode_masks(to_mask(segmentation, size, where)[None])[0]

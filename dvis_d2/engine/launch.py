@@ -1,4 +1,4 @@
-"""Starting the processes of a training or an evaluation."""
+"""What train_net.py and the program `dvis` do, and the processes that do it."""
 
 import argparse
 import os
@@ -6,52 +6,68 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-# what torchrun sets in every process
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+from .defaults import setup_cfg
+from .trainer import Trainer
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in every process: in those that torchrun started, or in ``args.num_gpus`` new ones.
-
-    The processes talk by NCCL where there is CUDA and by gloo on CPUs.
-
-    Args:
-        args: of :func:`argument_parser`.
-
-    Raises:
-        SystemExit: there are more processes on this machine than GPUs, or both ways are asked for.
-    """
-    if not all(name in os.environ for name in TORCHRUN):
-        _check_devices(args.num_gpus)
-        spawn(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-        return
-    if (args.num_gpus, args.num_machines, args.machine_rank) != (1, 1, 0):
+    """Run ``main(args)``, with the arguments of :func:`argument_parser`, in every process: in those that torchrun
+    started, or in ``args.num_gpus`` new ones. They talk by NCCL where there is CUDA and by gloo on CPUs. SystemExit if
+    there are more processes on this machine than GPUs, or both ways are asked for."""
+    torchrun = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
+    if torchrun and (args.num_gpus, args.num_machines, args.machine_rank) != (1, 1, 0):
         raise SystemExit("torchrun starts the processes itself: leave out --num-gpus, --num-machines, --machine-rank")
-    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
-    _check_devices(local_size)
-    if torch.cuda.is_available():
+    num_processes = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else args.num_gpus
+    cuda = torch.cuda.is_available()
+    if cuda and num_processes > torch.cuda.device_count():
+        raise SystemExit(
+            f"{num_processes} processes on a machine with {torch.cuda.device_count()} GPUs: start fewer (--num-gpus, "
+            "or torchrun's --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to use the CPU"
+        )
+    if not torchrun:
+        spawn(main, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        return
+    if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=DEFAULT_TIMEOUT)
-    comm.create_local_process_group(local_size)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(num_processes)
     comm.synchronize()
     main(args)
     dist.destroy_process_group()
 
 
-def _check_devices(num_processes: int) -> None:
-    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
-        raise SystemExit(
-            f"{num_processes} processes on a machine with {torch.cuda.device_count()} GPUs: start fewer (--num-gpus, "
-            "or torchrun's --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to use the CPU"
-        )
+def train(args: argparse.Namespace) -> tuple[CfgNode, dict]:
+    """Train to the end and evaluate; the config and the results, empty where ``DATASETS.TEST`` is."""
+    cfg = setup_cfg(args)
+    default_setup(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.cfg, trainer.train()
+
+
+def evaluate(args: argparse.Namespace) -> dict:
+    """The results of ``MODEL.WEIGHTS`` with the thresholds tuned for it, or, with ``args.resume``, of the last
+    checkpoint in ``OUTPUT_DIR``."""
+    cfg = setup_cfg(args, inference=not args.resume)
+    default_setup(cfg, args)
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_tta(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main(args: argparse.Namespace) -> dict:
+    """The results of a command line of :func:`argument_parser`."""
+    return evaluate(args) if args.eval_only else train(args)[1]

@@ -3,68 +3,57 @@ import os
 import weakref
 
 import torch
+import torch.distributed as dist
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
 from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
 from ..evaluation import build_evaluators, require_packages
-from ..modeling.test_time_augmentation import DVISWithTTA
+from ..inference.test_time_augmentation import DVISWithTTA
 from ..tuning import TuneThresholds
-from .averaging import AverageWeights
-from .hooks import TrainingPicture
-from .optimizer import build_optimizer
-from .parallel import scale_to_processes, share_buffers
-from .step import build_step
+from .hooks import AverageWeights, TrainingPicture
+from .train_loop import build_step
 
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, gradient accumulation,
-    averaged weights, exact resumption, and COCO evaluation (docs/training.md)."""
+    averaged weights, exact resumption, and COCO evaluation.
 
-    def __init__(self, cfg):
-        # Not DefaultTrainer.__init__, which cannot wrap a CPU model for several processes, nor take
-        # another step than its own two; the rest is as there.
+    Attributes:
+        unwrapped_model: the network in training, without DistributedDataParallel.
+        evaluated_model: the network that is evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # Not DefaultTrainer.__init__, which cannot wrap a CPU model for several processes, nor take another step than
+        # its own two; the rest is as there.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
+        self.unwrapped_model = self.evaluated_model = model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
-        # after DistributedDataParallel gave all processes the first one's weights
-        self.averaging = AverageWeights(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        states: dict = {"trainer": weakref.proxy(self)}
+        self.averaging = None
+        if cfg.SOLVER.EMA_DECAY:
+            # after DistributedDataParallel gave all processes the first one's weights
+            self.averaging = AverageWeights(model, cfg.SOLVER.EMA_DECAY)
+            self.evaluated_model = self.averaging.averaged.module
+            states["training_model"] = model  # which a resumed run needs beside the average
 
         self._trainer = build_step(cfg, parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        # whoever loads a checkpoint gets the weights to be used; a resumed run needs those in training too
-        in_training = {"training_model": model} if self.averaging else {}
-        self.checkpointer = DetectionCheckpointer(
-            self.evaluated_model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **in_training
-        )
+        self.checkpointer = DetectionCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, **states)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
-
-    @staticmethod
-    def auto_scale_workers(cfg, num_workers: int):
-        """See :func:`scale_to_processes`."""
-        return scale_to_processes(cfg, num_workers)
-
-    @property
-    def last_batch(self) -> list[dict]:
-        """The batch of the current step, as the mapper made it."""
-        return self._trainer.last_batch
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The network that is evaluated and stored: the averaged one with ``SOLVER.EMA_DECAY``, else the one in
-        training; not inside DistributedDataParallel."""
-        return self.averaging.averaged.module if self.averaging else getattr(self.model, "module", self.model)
 
     def resume_or_load(self, resume: bool = True):
         """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped."""
@@ -73,10 +62,10 @@ class Trainer(DefaultTrainer):
             self.averaging.start_from_average()
         set_start_iter(self.data_loader, self.start_iter)
 
-    def train(self):
-        """Train to the end; returns the results of the last evaluation, as Detectron2's ``test`` does."""
+    def train(self) -> dict:
+        """Train to the end; the results of the last evaluation, as of ``test``."""
         super().train()
-        return getattr(self, "_last_eval_results", None)
+        return getattr(self, "_last_eval_results", {})
 
     def build_hooks(self):
         hooks = super().build_hooks()
@@ -94,14 +83,16 @@ class Trainer(DefaultTrainer):
             hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
         return hooks
 
-    def _evaluate(self):
-        share_buffers(self.evaluated_model)
+    def _evaluate(self) -> dict:
+        if comm.get_world_size() > 1:  # each has normalization statistics of its own images; the first one's are stored
+            for buffer in self.evaluated_model.buffers():
+                dist.broadcast(buffer, src=0)
         self._last_eval_results = self.test(self.cfg, self.evaluated_model)
         return self._last_eval_results
 
-    def _evaluate_with_tta(self):
+    def _evaluate_with_tta(self) -> dict:
         results = self.test_with_tta(self.cfg, self.evaluated_model)
-        self._last_eval_results.update(results)
+        self._last_eval_results |= results
         return results
 
     @classmethod
@@ -115,10 +106,45 @@ class Trainer(DefaultTrainer):
         results = cls.test(as_stored, DVISWithTTA(cfg, model))
         return {f"{name}_TTA": result for name, result in results.items()}
 
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """As Detectron2's, from ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number; besides, the average of
+        the weights forgets as much an image as before, and no period becomes 0. ValueError if the batch cannot be
+        divided among the processes of reference."""
+        images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference in (0, num_workers):
+            return cfg
+        if reference < 0 or images % reference:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {images}: it has to be a multiple of SOLVER.REFERENCE_WORLD_SIZE, {reference}"
+            )
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        scaled.defrost()
+        scaled.SOLVER.EMA_DECAY = cfg.SOLVER.EMA_DECAY ** (num_workers / reference)
+        scaled.SOLVER.CHECKPOINT_PERIOD = max(1, scaled.SOLVER.CHECKPOINT_PERIOD)
+        if cfg.TEST.EVAL_PERIOD > 0:
+            scaled.TEST.EVAL_PERIOD = max(1, scaled.TEST.EVAL_PERIOD)
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled
+
     @classmethod
     def build_optimizer(cls, cfg, model):
-        """See :func:`.optimizer.build_optimizer`."""
-        return build_optimizer(cfg, model)
+        """AdamW, or Detectron2's SGD, by ``SOLVER.OPTIMIZER``."""
+        solver = cfg.SOLVER
+        if solver.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if solver.OPTIMIZER != "ADAMW":
+            raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it must be 'SGD' or 'ADAMW'")
+        params = get_default_optimizer_params(
+            model,
+            base_lr=solver.BASE_LR,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        )
+        optimizer = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
+        return maybe_add_gradient_clipping(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg):

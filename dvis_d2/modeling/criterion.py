@@ -1,47 +1,33 @@
 """The variational loss of eq. 2: its terms weighted, scheduled and named."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from dvis_d2.modeling.losses import (
-    binary_loss,
-    mumford_shah_loss,
-    permutation_invariant_loss,
-    quantization_loss,
-)
+from .losses import binary_loss, mumford_shah_loss, permutation_invariant_loss, quantization_loss
 
 
 class VariationalCriterion(nn.Module):
-    """Weighted terms of the loss. A term of weight 0 is absent.
+    """Weighted terms of the loss; a term of weight 0 is absent.
 
     Args:
-        binary_weight, binary_margin, binary_balance, binary_area_exponent:
-            :func:`~dvis_d2.modeling.losses.binary_loss`.
-        pi_weight, pi_margin, pi_pairs, pi_reduction, pi_different_weight:
-            :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
+        binary_*, pi_*, ms_*, quant_*, theta: :func:`binary_loss`, :func:`permutation_invariant_loss`,
+            :func:`mumford_shah_loss` and :func:`quantization_loss` explain what is not said here.
         pi_windows: (side in map pixels, factor) of every window of ``pi_pairs="exact"``, 0 for the whole map.
             ``"stratified"`` accepts one, odd and of factor 1, instead of its own 129; ``"random"`` none.
         pi_windows_start: iteration from which the windows count; until then all pairs of an image do.
-        pi_same_global: same-instance pairs over the whole map whatever the windows.
-        pi_centre, pi_dilation, pi_density_weighted: of ``pi_pairs="stratified"`` alone.
         pi_background: the background forms pairs as one more instance.
-        ms_weight, ms_kind: :func:`~dvis_d2.modeling.losses.mumford_shah_loss`.
-        quant_weight: :func:`~dvis_d2.modeling.losses.quantization_loss`.
         ms_scale: of ``ms_kind="welsch"`` alone, in label units: the scale at ``ms_start`` and at ``ms_end``, between
-            which it falls geometrically, so that the term starts smooth and ends counting edges. Empty: (1.0,
-            0.1), from one level of labels to the theta below which labels count as equal.
-        ms_end: iteration at which the second scale is reached, mostly the last; ``"welsch"`` needs it unless both
-            scales are equal.
+            which it falls geometrically, so that the term starts smooth and ends counting edges. Empty: (1.0, 0.1),
+            from one level of labels to the theta below which labels count as equal.
+        ms_end: iteration of the second scale, mostly the last; ``"welsch"`` needs it unless both scales are equal.
         ms_start, quant_start: iteration from which the term counts; until then it is 0 but present.
-        theta: of the Huber loss in the binary and the pairwise term.
 
     Raises:
-        ValueError: if a weight or a start is negative, or if ``ms_scale`` or ``ms_end`` do not fit ``ms_kind``; at
-            the first call if an option of a term does not fit.
+        ValueError: a weight or a start is negative, or ``ms_scale`` or ``ms_end`` do not fit ``ms_kind``; at the first
+            call if an option of a term does not fit.
     """
 
     def __init__(
@@ -58,10 +44,8 @@ class VariationalCriterion(nn.Module):
         pi_different_weight: float = 2.0,
         pi_windows: Sequence[tuple[int, float]] = ((0, 1.0),),
         pi_windows_start: int = 0,
-        pi_same_global: bool = False,
-        pi_centre: int | None = None,
+        pi_center: int | None = None,
         pi_dilation: int | None = None,
-        pi_density_weighted: bool = False,
         pi_background: bool = False,
         ms_weight: float = 0.1,
         ms_kind: str = "cauchy",
@@ -73,59 +57,53 @@ class VariationalCriterion(nn.Module):
         theta: float = 0.1,
     ) -> None:
         super().__init__()
-        self.weights = {
-            "loss_binary": binary_weight,
-            "loss_pi": pi_weight,
-            "loss_ms": ms_weight,
-            "loss_quant": quant_weight,
-        }
+        self.weights = dict(loss_binary=binary_weight, loss_pi=pi_weight, loss_ms=ms_weight, loss_quant=quant_weight)
         self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
         self.pi_windows_start = pi_windows_start
         for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
             if not value >= 0:
                 raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
-        self.binary_options = {
-            "margin": binary_margin,
-            "theta": theta,
-            "balance": binary_balance,
-            "area_exponent": binary_area_exponent,
-        }
-        self.pi_options = {
+        self.binary_options: dict[str, Any] = dict(
+            margin=binary_margin, theta=theta, balance=binary_balance, area_exponent=binary_area_exponent
+        )
+        self.pi_options: dict[str, Any] = {
             "margin": pi_margin,
             "theta": theta,
             "pairs": pi_pairs,
             "reduction": pi_reduction,
             "different_weight": pi_different_weight,
-            "same_global": pi_same_global,
-            "centre": pi_centre,
+            "center": pi_center,
             "dilation": pi_dilation,
-            "density_weighted": pi_density_weighted,
             "background_as_instance": pi_background,
         }
         windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
         if windows != ((0, 1.0),):
             one_whole = len(windows) == 1 and windows[0][1] == 1
             self.pi_options["window"] = windows[0][0] if pi_pairs == "stratified" and one_whole else windows
-        self.ms_kind = ms_kind
-        self.ms_end = ms_end
-        self.ms_scale = _check_scale(ms_kind, tuple(ms_scale), ms_end)
+        if ms_kind == "welsch":
+            ms_scale = tuple(ms_scale) or (1.0, 0.1)
+            if len(ms_scale) != 2 or not all(0 < scale < math.inf for scale in ms_scale):
+                raise ValueError(f"VariationalCriterion: ms_scale must be two positive numbers, not {ms_scale}")
+            if ms_end is None and ms_scale[0] != ms_scale[1]:
+                raise ValueError(f"VariationalCriterion: ms_scale {ms_scale} changes until ms_end: give that iteration")
+        elif ms_scale:
+            raise ValueError(f"VariationalCriterion: ms_scale {ms_scale} needs ms_kind='welsch', not {ms_kind!r}")
+        self.ms_kind, self.ms_scale = ms_kind, ms_scale
+        self.ms_end = ms_start if ms_end is None else ms_end
 
     def forward(self, logits: Tensor, instance_ids: Tensor, iteration: int = 0) -> dict[str, Tensor]:
-        """Compute the terms.
-
+        """
         Args:
-            logits: float (N, H, W), the network's output before the ReLU. The binary and the pairwise term
-                take it as it is, so that foreground below 0 has a gradient; the others apply the ReLU.
+            logits: float (N, H, W), the network's output before the ReLU. The binary and the pairwise term take it as
+                it is, so that foreground below 0 has a gradient; the others apply the ReLU.
             instance_ids: int64 (N, H, W), 0 background, k >= 1 instance, -1 ignored.
             iteration: of the training, for the terms that start late and the scale of ``"welsch"``.
 
         Returns:
-            Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted. The keys
-            depend on the weights alone, never on the batch or the iteration.
+            Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted. The keys depend on the
+            weights alone, never on the batch or the iteration.
         """
-        pi_options = self.pi_options
-        if iteration < self.pi_windows_start:
-            pi_options = {name: value for name, value in pi_options.items() if name != "window"}
+        pi_options = self.pi_options | ({"window": None} if iteration < self.pi_windows_start else {})
         terms = {
             "loss_binary": lambda: binary_loss(logits, instance_ids, **self.binary_options),
             "loss_pi": lambda: permutation_invariant_loss(logits, instance_ids, **pi_options),
@@ -134,38 +112,15 @@ class VariationalCriterion(nn.Module):
             ),
             "loss_quant": lambda: quantization_loss(logits, instance_ids),
         }
-        losses = {}
-        for name, weight in self.weights.items():
-            if weight == 0:
-                continue
-            if iteration < self.starts.get(name, 0):
-                losses[name] = logits.float().sum() * 0
-            else:
-                losses[name] = weight * terms[name]()
-        return losses
+        return {
+            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else logits.float().sum() * 0
+            for name, weight in self.weights.items()
+            if weight
+        }
 
     def _ms_options(self, iteration: int) -> dict[str, float]:
-        if not self.ms_scale:
+        if self.ms_kind != "welsch":
             return {}
-        first, last = self.ms_scale
-        if first == last:
-            return {"scale": first}
-        start = self.starts["loss_ms"]
+        (first, last), start = self.ms_scale, self.starts["loss_ms"]
         progress = min((iteration - start) / max(self.ms_end - start, 1), 1.0)
         return {"scale": first * (last / first) ** progress}
-
-
-def _check_scale(kind: str, scale: tuple[float, ...], end: int | None) -> tuple[float, ...]:
-    """The two scales of ``"welsch"``; () for the other kinds, which have none."""
-    if kind != "welsch":
-        if scale:
-            raise ValueError(
-                f"VariationalCriterion: ms_scale {scale} needs ms_kind='welsch', not {kind!r}; leave it empty"
-            )
-        return ()
-    scale = scale or (1.0, 0.1)
-    if len(scale) != 2 or not all(0 < x < math.inf for x in scale):
-        raise ValueError(f"VariationalCriterion: ms_scale must be two positive numbers, not {scale}")
-    if end is None and scale[0] != scale[1]:
-        raise ValueError(f"VariationalCriterion: ms_scale {scale} changes until ms_end: give that iteration")
-    return scale

@@ -1,14 +1,12 @@
 """From label map to proposals: candidate masks on the map's grid, ranked (paper, section 4).
 
-Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between
-neighbouring cells cut the foreground into small connected pieces, *atoms*, which one pass of a
-connected-components routine finds; every reading of the map is then a union of atoms, and everything after
-the first pass works on atoms and their borders. So the time hardly depends on how many objects there are.
+Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between neighboring
+cells cut the foreground into small connected pieces, *superpixels*, which one pass of a connected-components routine
+finds; every candidate is then a union of superpixels, and everything after the first pass works on superpixels and
+their borders. So the time hardly depends on how many objects there are.
 
 Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,33 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import masks_to_boxes
+from .candidates import SOURCES, Candidates, find_candidates
 from .mean_shift import mean_shift_1d_batched
-from .readings import READINGS, Candidates, read_candidates
-
-__all__ = ["READINGS", "Grouping", "group_label_map", "masks_to_boxes", "soft_membership"]
 
 _FAR = -1e30
 
 
 @dataclass
 class Grouping:
-    """The proposals of one image, best first. All on the label map's device.
+    """The proposals of one image, best first. All on the label map's device."""
 
-    Attributes:
-        masks: bool (K, h, w).
-        values: float32 (K,), the mean label inside the mask.
-        scores: float32 (K,) in [0, 1], descending.
-        soft: float32 (K, h, w) in [0, 1], see `soft_membership`.
-        kinds: int64 (K,), index into `READINGS`: which reading the mask came from. None for masks from
-            elsewhere.
-    """
-
-    masks: Tensor
-    values: Tensor
-    scores: Tensor
-    soft: Tensor
-    kinds: Tensor | None = None
+    masks: Tensor  # bool (K, h, w)
+    values: Tensor  # float32 (K,), the mean label inside the mask
+    scores: Tensor  # float32 (K,) in [0, 1], descending
+    soft: Tensor  # float32 (K, h, w) in [0, 1], see `soft_membership`
+    levels: Tensor  # int64 (h, w), each cell's mean-shift level at the least bandwidth, from 0 up; -1 for background
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -56,9 +42,9 @@ def group_label_map(
     *,
     bandwidths: Sequence[float] = (0.9, 0.4),
     foreground_threshold: float = 1.0,
-    readings: Sequence[str] = ("levels", "parts", "linked"),
+    candidates: Sequence[str] = SOURCES,
     min_area: int = 2,
-    crumb_ratio: float = 0.05,
+    min_part_ratio: float = 0.05,
     link_thresholds: Sequence[float] = (0.25,),
     nms_threshold: float = 0.8,
     max_proposals: int = 100,
@@ -68,20 +54,17 @@ def group_label_map(
 
     Args:
         label_map: float (N, h, w), with or without the ReLU. Cells that are not finite are background.
-        bandwidths: of the mean shift, in label units (the margin between instances is 1); each is read on its
-            own.
+        bandwidths: of the mean shift, in label units (the margin between instances is 1); each gives levels of its own.
         foreground_threshold: cells with a label up to this are background.
-        readings: which masks to offer, of `READINGS`; of equal masks the reading named first is kept.
+        candidates: which regions to offer; of equal masks that of the source named first is kept.
             "levels": all cells of a mean-shift level (objects in several parts stay whole).
             "parts": the connected parts of each level on their own (objects that share a value come apart).
-            "merged": two neighbouring levels together where their modes differ by less than the bandwidth.
-            "linked": components of 4-neighbours whose labels differ by less than one of `link_thresholds` (no mean
+            "linked": components of 4-neighbors whose labels differ by less than one of `link_thresholds` (no mean
             shift: follows a label that drifts inside an object).
         min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground
-            touches it (4 neighbours): soft borders leave such specks. What stands alone may have any size.
-        crumb_ratio: parts of a level below this share of its largest part are crumbs: no reading of levels
-            has them.
-        link_thresholds: in label units; each is read on its own.
+            touches it (4 neighbors): soft borders leave such specks. What stands alone may have any size.
+        min_part_ratio: parts of a level below this share of its largest part are in no candidate.
+        link_thresholds: in label units; each gives components of its own.
         nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
         max_proposals: K at most.
         valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
@@ -91,75 +74,59 @@ def group_label_map(
 
             max(0, contrast - spread) * interior * (1 + agreement) / 2 * wholeness * (1 - belonging / 2)
 
-        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is
-        the standard deviation of f inside (both in label units), interior is the share of neighbour pairs of
-        the mask's cells that stay inside (what half a cell of error at the border would leave of the IoU).
-        The rest weighs a mask in several parts against its parts, by how near each other these lie.
-        Wholeness is 1 for a mask in one part, else r^4 / (r^4 + (1 - r)^4), where r <= 1 is the sum of the
-        parts' mean squared radii (of cells about their centroid) over that of the mask. Belonging is the
-        largest wholeness of the masks in several parts that contain this one; 0 without any. Agreement is the
-        mean over the readings, one for each bandwidth or link threshold, of 1 where the reading holds the same
-        mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it, and of 1 - wholeness of a
-        mask in several parts that contains this one; else 0.
+        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is the
+        standard deviation of f inside (both in label units), interior is the share of neighbor pairs of the mask's
+        cells that stay inside (what half a cell of error at the border would leave of the IoU). The rest weighs a mask
+        in several parts against its parts, by how near each other these lie. Wholeness is 1 for a mask in one part,
+        else r^4 / (r^4 + (1 - r)^4), where r <= 1 is the sum of the parts' mean squared radii (of cells about their
+        centroid) over that of the mask. Belonging is the largest wholeness of the masks in several parts that contain
+        this one; 0 without any. Agreement is the mean over the sources, one for each bandwidth or link threshold, of 1
+        where the source holds the same mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it,
+        and of 1 - wholeness of a mask in several parts that contains this one; else 0.
 
     Raises:
-        ValueError: a reading is unknown, no reading or no link threshold is named, or the label map is not (N, h, w).
+        ValueError: a source of candidates is unknown, none, no bandwidth or no link threshold is named, or the label
+            map is not (N, h, w).
     """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
-    unknown = [reading for reading in readings if reading not in READINGS]
-    if unknown or not readings:
-        raise ValueError(f"readings must name some of {READINGS}, got {tuple(readings)}")
-    if not link_thresholds:
-        raise ValueError("link_thresholds must name at least one threshold, in label units")
-    count, height, width = label_map.shape
+    if not candidates or not set(candidates) <= set(SOURCES):
+        raise ValueError(f"candidates must name some of {SOURCES}, got {tuple(candidates)}")
+    if not bandwidths or not link_thresholds:
+        raise ValueError("bandwidths and link_thresholds must each name at least one, in label units")
     labels = label_map.float()
     foreground = torch.isfinite(labels) & (labels > foreground_threshold)
     for image, (rows, columns) in enumerate(valid or ()):
         foreground[image, rows:] = False
         foreground[image, :, columns:] = False
-
-    if set(readings) == {"linked"}:
-        bandwidths = ()
-    cells = foreground.flatten().nonzero()[:, 0]
-    image_ids = torch.div(cells, height * width, rounding_mode="floor")
-    modes, _, assignment = mean_shift_1d_batched(
-        labels.flatten().index_select(0, cells).repeat(len(bandwidths)),
-        torch.cat([image_ids + b * count for b in range(len(bandwidths))] or [image_ids[:0]]),
-        [bandwidth for bandwidth in bandwidths for _ in range(count)],
-    )
-    levels = torch.full((len(bandwidths), labels.numel()), -1, dtype=torch.int32, device=labels.device)
-    levels.index_copy_(1, cells, assignment.view(len(bandwidths), len(cells)).int())
-    levels = levels.view(len(bandwidths), count, height, width)
+    levels = _find_levels(labels, foreground, bandwidths)
 
     # The one trip to the host. A label that is not finite is far from every value there.
     host_labels = torch.nan_to_num(labels, *(_FAR,) * 3).cpu().numpy()
-    host_levels, host_modes = levels.cpu().numpy(), modes.cpu().numpy()
-    host_foreground = foreground.cpu().numpy()
+    host_levels, host_foreground = levels.cpu().numpy(), foreground.cpu().numpy()
+    finest = int(np.argmin(bandwidths))
     groupings = []
-    for image in range(count):
-        candidates = read_candidates(
-            host_labels[image],
+    for image, image_labels in enumerate(host_labels):
+        found = find_candidates(
+            image_labels,
             host_foreground[image],
             host_levels[:, image],
-            host_modes,
-            bandwidths=bandwidths,
-            readings=readings,
+            sources=candidates,
             min_area=min_area,
-            crumb_ratio=crumb_ratio,
+            min_part_ratio=min_part_ratio,
             link_thresholds=link_thresholds,
             nms_threshold=nms_threshold,
             max_candidates=max_proposals,
         )
-        groupings.append(_to_grouping(candidates, host_labels[image], labels.device))
+        groupings.append(_to_grouping(found, image_labels, levels[finest, image]))
     return groupings
 
 
 def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
     """How far labels agree with an instance's value: clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
 
-    Zero beyond the mask dilated by one cell (8 neighbours): the falling edge serves the upsampling, and other
-    objects of the same value do not leak in. Zero where the label is not finite.
+    Zero beyond the mask dilated by one cell (8 neighbors): the falling edge serves the upsampling, and other objects of
+    the same value do not leak in. Zero where the label is not finite.
 
     Args:
         label_map: float (h, w). masks: bool (K, h, w). values: float (K,).
@@ -169,19 +136,33 @@ def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
     return soft * near
 
 
-def _to_grouping(candidates: Candidates, labels: np.ndarray, device: torch.device) -> Grouping:
+def _find_levels(labels: Tensor, foreground: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """int64 (B, N, h, w): the level of every foreground cell, ascending by label from 0; -1 for background."""
+    count, height, width = labels.shape
+    num_sets = count * len(bandwidths)
+    cells = foreground.flatten().nonzero()[:, 0]
+    set_ids = torch.cat([cells // (height * width) + b * count for b in range(len(bandwidths))])
+    _, mode_sets, assignment = mean_shift_1d_batched(
+        labels.flatten().index_select(0, cells).repeat(len(bandwidths)),
+        set_ids,
+        [bandwidth for bandwidth in bandwidths for _ in range(count)],
+    )
+    first_mode = torch.searchsorted(mode_sets, torch.arange(num_sets, device=labels.device))
+    levels = torch.full((len(bandwidths), labels.numel()), -1, dtype=torch.int64, device=labels.device)
+    levels.index_copy_(1, cells, (assignment - first_mode[set_ids]).view(len(bandwidths), len(cells)))
+    return levels.view(len(bandwidths), count, height, width)
+
+
+def _to_grouping(candidates: Candidates, labels: np.ndarray, levels: Tensor) -> Grouping:
     """Dense tensors from lists of cells. (numpy's zeros cost nothing where they stay untouched.)"""
     shape = (len(candidates.values), *labels.shape)
     masks, soft = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
     masks.reshape(-1)[candidates.inside] = True
     cells = np.concatenate([candidates.inside, candidates.ring])
     owner, cell = np.divmod(cells, max(1, labels.size))
-    distance = np.abs(labels.reshape(-1)[cell] - candidates.values[owner])
-    soft.reshape(-1)[cells] = np.maximum(0, 1 - distance)
-    return Grouping(
-        masks=torch.from_numpy(masks).to(device),
-        values=torch.from_numpy(candidates.values).to(device),
-        scores=torch.from_numpy(candidates.scores).to(device),
-        soft=torch.from_numpy(soft).to(device),
-        kinds=torch.from_numpy(candidates.kinds).to(device),
-    )
+    soft.reshape(-1)[cells] = np.maximum(0, 1 - np.abs(labels.reshape(-1)[cell] - candidates.values[owner]))
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(levels.device)
+
+    return Grouping(tensor(masks), tensor(candidates.values), tensor(candidates.scores), tensor(soft), levels)

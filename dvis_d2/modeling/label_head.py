@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class LabelMapHead(nn.Module):
     """Predicts the one-channel, real-valued label map from one feature map (section 4).
 
-    3x3 convolutions, bilinear upsampling to ``common_stride``, one more 3x3 convolution, and a 1x1
-    convolution to the single channel, as in the authors' code.
+    3x3 convolutions, bilinear upsampling to ``common_stride``, one more 3x3 convolution, and a 1x1 convolution to the
+    single channel, as in the authors' code.
     """
 
     @configurable
@@ -24,19 +24,16 @@ class LabelMapHead(nn.Module):
         num_convs: int,
         norm: str,
         coordinates: bool,
-        init_std: float,
     ):
         """
         Args:
             input_shape: shapes of the backbone's features, by name.
-            in_feature: the feature the map is predicted from.
+            in_feature: the one the map is predicted from.
             common_stride: stride of the label map, in image pixels; divides the feature's stride.
             conv_dim: channels of the hidden layers.
             num_convs: 3x3 convolutions before the upsampling.
-            norm: normalisation of the hidden layers, see :func:`detectron2.layers.get_norm`.
+            norm: normalization of the hidden layers, see :func:`detectron2.layers.get_norm`.
             coordinates: append x and y in [-1, 1] to the features.
-            init_std: standard deviation of the last convolution's weights at the start, which makes the range of
-                the first labels.
 
         Raises:
             ValueError: for a feature the backbone does not have, or a stride that does not divide.
@@ -59,22 +56,16 @@ class LabelMapHead(nn.Module):
 
         def conv(in_channels: int) -> Conv2d:
             layer = Conv2d(
-                in_channels,
-                conv_dim,
-                kernel_size=3,
-                padding=1,
-                bias=not norm,
-                norm=get_norm(norm, conv_dim),
-                activation=F.relu,
+                in_channels, conv_dim, 3, padding=1, bias=not norm, norm=get_norm(norm, conv_dim), activation=F.relu
             )
             c2_msra_fill(layer)
             return layer
 
-        in_channels = feature.channels + 2 * coordinates
-        self.convs = nn.Sequential(*(conv(in_channels if i == 0 else conv_dim) for i in range(num_convs)))
-        self.fine_conv = conv(conv_dim if num_convs else in_channels)
+        channels = [feature.channels + 2 * coordinates] + [conv_dim] * num_convs
+        self.convs = nn.Sequential(*map(conv, channels[:-1]))
+        self.fine_conv = conv(channels[-1])
         self.predictor = Conv2d(conv_dim, 1, kernel_size=1)
-        nn.init.normal_(self.predictor.weight, std=init_std)
+        nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
 
     @classmethod
@@ -88,17 +79,11 @@ class LabelMapHead(nn.Module):
             "num_convs": head.NUM_CONVS,
             "norm": head.NORM,
             "coordinates": head.COORDINATES,
-            "init_std": head.INIT_STD,
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """
-        Args:
-            features: feature maps by name, (N, C, H / stride, W / stride).
-
-        Returns:
-            float32 (N, H / common_stride, W / common_stride): the map before the ReLU, any real value.
-        """
+        """Feature maps (N, C, H / stride, W / stride) by name -> float32 (N, H / common_stride, W / common_stride): the
+        map before the ReLU, any real value."""
         x = features[self.in_feature]
         if self.coordinates:
             x = torch.cat([x, _coordinates(x)], dim=1)
@@ -109,7 +94,7 @@ class LabelMapHead(nn.Module):
 
 
 def _coordinates(x: Tensor) -> Tensor:
-    """(N, 2, H, W): x and y of every cell's centre, in [-1, 1]."""
+    """(N, 2, H, W): x and y of every cell's center, in [-1, 1]."""
     n, _, h, w = x.shape
     ys = (torch.arange(h, device=x.device, dtype=x.dtype) + 0.5) * (2 / h) - 1
     xs = (torch.arange(w, device=x.device, dtype=x.dtype) + 0.5) * (2 / w) - 1

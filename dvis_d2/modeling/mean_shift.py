@@ -1,8 +1,8 @@
 """Exact mean shift of scalars without iterations (paper, section 4, "Discretization").
 
-With a Gaussian kernel, mean shift climbs the kernel density estimate, and in one dimension a climb never
-jumps over a valley. So the basins of attraction are exactly the intervals between the density's local minima,
-and one pass that finds those minima replaces the iteration of every value:
+With a Gaussian kernel, mean shift climbs the kernel density estimate, and in one dimension a climb never jumps over a
+valley. So the basins of attraction are exactly the intervals between the density's local minima, and one pass that
+finds those minima replaces the iteration of every value:
 
     bin the values -> smooth the histogram -> find peaks and valleys -> look up which interval a value lies in
 
@@ -10,25 +10,21 @@ Shapes: P values, S sets of values (one for each image and bandwidth), M modes, 
 Needs torch alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["label_levels", "mean_shift_1d", "mean_shift_1d_batched"]
-
 # A bin is sigma / 16. Extrema closer than a bin are missed; they belong to modes that are about to merge.
 _BINS_PER_SIGMA = 16
-# Bins are allocated in cells, and only around values, so a wide range costs no memory. The kernel is cut at
-# 7.5 sigma (6e-13 of its height), less than a cell, so an empty cell separates the values on its two sides.
+# Bins are allocated in cells, and only around values, so a wide range costs no memory. The kernel is cut at 7.5 sigma
+# (6e-13 of its height), less than a cell, so an empty cell separates the values on its two sides.
 _CELL = 8 * _BINS_PER_SIGMA
 _KERNEL_RADIUS = _CELL - 8
 _CHUNK = 4096  # cells that are smoothed at once: 12 MiB
-# Weights are summed as integers of this many binary places: such sums do not depend on the order of the
-# additions, so a GPU's atomic additions give the same modes at every run.
+# Weights are summed as integers of this many binary places: such sums do not depend on the order of the additions, so a
+# GPU's atomic additions give the same modes at every run.
 _FIXED_POINT = 2.0**32
 # A valley shallower than this share of the lower peak beside it is rounding: a flat density has hundreds.
 _MIN_DEPTH = 1e-5
@@ -40,41 +36,23 @@ def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = 
     Args:
         values: float (P,), any range. NaN and infinities are ignored.
         bandwidth: in the unit of `values`, > 0; the paper uses 0.9 and 0.4.
-        weights: float (P,), how much a value counts in the density; None counts every value once. Values
-            whose weight is not positive and finite are ignored.
+        weights: float (P,), how much a value counts in the density; None counts every value once. Values whose weight
+            is not positive and finite are ignored.
 
     Returns:
-        modes: (M,) ascending, where the density's local maxima are, to about 1e-4 sigma; float32 for values
-            of half precision, else the dtype of `values`. M = 0 when there is no value to use.
-        assignment: int64 (P,), in [0, M), the index of the mode a value climbs to; -1 for an ignored value.
+        modes (M,) ascending, where the density's local maxima are, to about 1e-4 sigma, float32 for values of half
+        precision, else the dtype of `values`, none where no value is used; and assignment int64 (P,), in [0, M), the
+        index of the mode a value climbs to, -1 for an ignored value.
 
-    All arithmetic is float64 on the device of `values`; no gradient flows. Deterministic. A level stretch of
-    the density (evenly spaced values) counts as one mode somewhere on it.
+    All arithmetic is float64 on the device of `values`; no gradient flows. Deterministic. A level stretch of the
+    density (evenly spaced values) counts as one mode somewhere on it.
 
     Raises:
-        ValueError: `values` is not one-dimensional, `weights` has another shape, or the bandwidth is not
-            positive.
+        ValueError: `values` is not one-dimensional, `weights` has another shape, or the bandwidth is not positive.
     """
     segment_ids = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
     modes, _, assignment = mean_shift_1d_batched(values, segment_ids, [bandwidth], weights=weights)
     return modes, assignment
-
-
-def label_levels(label_map: Tensor, bandwidth: float, *, foreground_threshold: float) -> Tensor:
-    """The mean-shift level of every cell of one label map.
-
-    Args:
-        label_map: float (h, w). bandwidth: see :func:`mean_shift_1d`.
-        foreground_threshold: cells with a label up to this are background.
-
-    Returns:
-        int64 (h, w): the index of the cell's mode, ascending by label; -1 for background and labels that are not
-        finite.
-    """
-    foreground = torch.isfinite(label_map) & (label_map > foreground_threshold)
-    levels = torch.full(label_map.shape, -1, dtype=torch.int64, device=label_map.device)
-    levels[foreground] = mean_shift_1d(label_map[foreground], bandwidth)[1]
-    return levels
 
 
 @torch.no_grad()
@@ -93,17 +71,24 @@ def mean_shift_1d_batched(
         modes (M,), ordered by set and ascending within a set; mode_segments int64 (M,), the set of each mode;
         assignment int64 (P,), an index into `modes`, or -1. A set's result does not depend on the other sets.
 
-    The number of host synchronisations does not depend on S. Memory is O(P) whatever the range: at most
-    about 8 KiB for each value, where all lie far apart.
+    The number of host synchronizations does not depend on S. Memory is O(P) whatever the range: at most about 8 KiB for
+    each value, where all lie far apart.
     """
-    _check_arguments(values, segment_ids, bandwidths, weights)
+    if values.ndim != 1 or not values.is_floating_point():
+        raise ValueError(f"values must be a float tensor (P,), got {values.dtype} {tuple(values.shape)}")
+    for name, tensor in (("segment_ids", segment_ids), ("weights", weights)):
+        if tensor is not None and tensor.shape != values.shape:
+            raise ValueError(f"{name} must be {tuple(values.shape)} like values, got {tuple(tensor.shape)}")
+    for bandwidth in bandwidths:
+        if not 0 < bandwidth < math.inf:
+            raise ValueError(f"bandwidth must be a positive number, got {bandwidth}")
     device = values.device
     usable = torch.isfinite(values)
     if weights is not None:
         usable &= torch.isfinite(weights) & (weights > 0)
     index = usable.nonzero()[:, 0]
     assignment = torch.full(values.shape, -1, dtype=torch.int64, device=device)
-    mode_dtype = torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+    mode_dtype = torch.promote_types(values.dtype, torch.float32)
     if len(index) == 0:
         empty = torch.zeros(0, dtype=torch.int64, device=device)
         return empty.to(mode_dtype), empty, assignment
@@ -134,24 +119,11 @@ def mean_shift_1d_batched(
     return modes.to(mode_dtype), mode_segments, assignment
 
 
-def _check_arguments(values: Tensor, segment_ids: Tensor, bandwidths: Sequence[float], weights: Tensor | None) -> None:
-    if values.ndim != 1 or not values.is_floating_point():
-        raise ValueError(f"values must be a float tensor (P,), got {values.dtype} {tuple(values.shape)}")
-    if segment_ids.shape != values.shape:
-        raise ValueError(f"segment_ids must be {tuple(values.shape)} like values, got {tuple(segment_ids.shape)}")
-    if weights is not None and weights.shape != values.shape:
-        raise ValueError(f"weights must be {tuple(values.shape)} like values, got {tuple(weights.shape)}")
-    for bandwidth in bandwidths:
-        if not (bandwidth > 0 and math.isfinite(bandwidth)):
-            raise ValueError(f"bandwidth must be a positive number, got {bandwidth}")
-
-
 def _allocate_cells(cell: Tensor, segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gives every occupied cell a slot on one axis; neighbours stay neighbours, wider gaps shrink to one
-    slot.
+    """Gives every occupied cell a slot on one axis; neighbors stay neighbors, wider gaps shrink to one slot.
 
-    Returns each value's slot int64 (P,), and for each occupied cell its slot int64 (C,), ascending from 1,
-    its set, and its number on the set's own axis.
+    Returns each value's slot int64 (P,), and for each occupied cell its slot int64 (C,), ascending from 1, its set, and
+    its number on the set's own axis.
     """
     low, high = torch.stack(torch.aminmax(cell)).tolist()
     width = high - low + 1
@@ -171,8 +143,7 @@ def _allocate_cells(cell: Tensor, segments: Tensor, num_segments: int) -> tuple[
         first[1:] = (cell[order].diff() != 0) | (segments[order].diff() != 0)
         point_to_cell = torch.empty_like(order)
         point_to_cell[order] = torch.cumsum(first, 0) - 1
-        cell_segments = segments[order][first]
-        cell_values = cell[order][first]
+        cell_segments, cell_values = segments[order][first], cell[order][first]
     adjacent = (cell_segments.diff() == 0) & (cell_values.diff() == 1)
     slot = torch.ones_like(cell_segments)
     slot[1:] += torch.cumsum(torch.where(adjacent, 1, 2), 0)
@@ -188,10 +159,10 @@ def _relative_weights(weights: Tensor, segments: Tensor) -> Tensor:
 
 
 def _density(position: Tensor, mass: Tensor, num_slots: int) -> Tensor:
-    """Gaussian kernel density estimate at the bins' centres, float64 (num_slots * _CELL,), unnormalised.
+    """Gaussian kernel density estimate at the bins' centers, float64 (num_slots * _CELL,), unnormalized.
 
-    Each value is shared among its three nearest bins with Lagrange's weights, which keep its mass, mean and
-    spread, so the binned density errs in the third order of a bin only.
+    Each value is shared among its three nearest bins with Lagrange's weights, which keep its mass, mean and spread, so
+    the binned density errs in the third order of a bin only.
     """
     nearest = torch.round(position)
     offset = position - nearest
@@ -199,20 +170,19 @@ def _density(position: Tensor, mass: Tensor, num_slots: int) -> Tensor:
     mass = mass * _FIXED_POINT
     half_square, half_offset = mass * offset.square() / 2, mass * offset / 2
     left, right = (half_square - half_offset).long(), (half_square + half_offset).long()
-    centre = mass.long() - left - right
+    center = mass.long() - left - right
     # One free slot before and one after, for the kernel's reach.
     histogram = torch.zeros((num_slots + 2) * _CELL, dtype=torch.int64, device=position.device)
-    for shift, share in ((-1, left), (0, centre), (1, right)):
+    for shift, share in ((-1, left), (0, center), (1, right)):
         histogram.scatter_add_(0, nearest + (_CELL + shift), share)
 
-    # The convolution as one matrix product: a cell's density from the bins of the cell and of its two
-    # neighbours.
+    # The convolution as one matrix product: a cell's density from the bins of the cell and of its two neighbors.
     distance = torch.arange(1 - 2 * _CELL, 2 * _CELL, dtype=torch.float64, device=position.device)
     kernel = torch.exp(-0.5 * (distance / _BINS_PER_SIGMA) ** 2)
     kernel[distance.abs() > _KERNEL_RADIUS] = 0
     kernel = kernel.unfold(0, _CELL, 1).flip(0)  # (3 * _CELL, _CELL), the source's bin by the target's
-    neighbourhoods = histogram.unfold(0, 3 * _CELL, _CELL)  # a view; only a chunk at a time becomes a copy
-    density = [chunk.double() @ kernel for chunk in neighbourhoods.split(_CHUNK)]
+    neighborhoods = histogram.unfold(0, 3 * _CELL, _CELL)  # a view; only a chunk at a time becomes a copy
+    density = [chunk.double() @ kernel for chunk in neighborhoods.split(_CHUNK)]
     # The weights' negative lobes may show where the kernel is cut; there the density is nil.
     return torch.cat(density).flatten().clamp_min_(0).div_(_FIXED_POINT)
 
@@ -224,9 +194,9 @@ def _extrema(density: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rising = slope[steps] > 0
     turns = (rising[1:] != rising[:-1]).nonzero()[:, 0]
     before, after = steps[turns], steps[turns + 1]
-    centre = torch.div(before + 1 + after, 2, rounding_mode="floor")
+    center = torch.div(before + 1 + after, 2, rounding_mode="floor")
 
-    window = density[centre[:, None] + torch.arange(-2, 3, device=density.device)]
+    window = density[center[:, None] + torch.arange(-2, 3, device=density.device)]
     a, b, value, d, e = window.unbind(1)
     gradient = (8 * (d - b) - (e - a)) / 12
     curvature = (16 * (b + d) - (a + e) - 30 * value) / 12
@@ -238,7 +208,7 @@ def _extrema(density: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Where the density stays level for several bins (a gap), the middle of them is as good as any.
     offset = torch.where(after - before <= 2, offset, 0.0)
     value = value + offset * (gradient + offset * (curvature / 2 + offset * skew / 6))
-    position = centre + offset
+    position = center + offset
     # The density starts and ends at nil, so a peak is both the first and the last extremum.
     return position[0::2], position[1::2], value[0::2], value[1::2]
 
@@ -252,8 +222,7 @@ def _drop_shallow(peaks: Tensor, valleys: Tensor, heights: Tensor, floors: Tenso
         if not shallow.any():
             return peaks, valleys
         # The lower peak of two gives way, the right one of equals, so that no valley is dropped twice.
-        beyond_left = torch.cat([border, heights[:-1]])
-        beyond_right = torch.cat([heights[1:], border])
+        beyond_left, beyond_right = torch.cat([border, heights[:-1]]), torch.cat([heights[1:], border])
         drop_left = shallow & (left >= right) & (heights <= beyond_left)
         drop_right = shallow & (left < right) & (heights < beyond_right)
         keep = ~(drop_left[1:] | drop_right[:-1])

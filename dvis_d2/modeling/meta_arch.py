@@ -3,11 +3,10 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.structures import ImageList
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .mean_shift import label_levels
 from .targets import downsample_instance_ids, instance_masks
 
 
@@ -15,25 +14,20 @@ from .targets import downsample_instance_ids, instance_masks
 class DVIS(GeneralizedRCNN):
     """Deep variational instance segmentation: backbone -> label map -> proposals -> verification heads.
 
-    A :class:`GeneralizedRCNN` whose ground truth includes the instance-id map. Batched inputs are those
-    of Detectron2, plus, in training, ``"instance_ids"``: int64 (H, W), 0 background, -1 ignored, and k
-    for row k - 1 of ``"instances"``.
+    A :class:`GeneralizedRCNN` whose ground truth includes the instance-id map. Batched inputs are those of Detectron2,
+    plus, in training, ``"instance_ids"``: int64 (H, W), 0 background, -1 ignored, and k for row k - 1 of
+    ``"instances"``. The ROI heads train from iteration ``heads_start`` on, the label map from the first.
     """
 
     @configurable
     def __init__(self, *, heads_start: int = 0, **kwargs):
-        """
-        Args:
-            heads_start: iteration from which the ROI heads train; the label map trains from the first.
-            kwargs: as :class:`GeneralizedRCNN`.
-        """
         super().__init__(**kwargs)
         self.heads_start = heads_start
 
     @classmethod
     def from_config(cls, cfg):
-        start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
-        return super().from_config(cfg) | {"heads_start": start}
+        heads_start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
+        return super().from_config(cfg) | {"heads_start": heads_start}
 
     def forward(self, batched_inputs: list[dict]):
         """Losses by name in training; see :meth:`inference` otherwise."""
@@ -62,8 +56,8 @@ class DVIS(GeneralizedRCNN):
         return self.roi_heads.parameters() if self.heads_wait() else iter(())
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Detectron2's normalised and padded batch, in the memory format that convolutions are fastest in:
-        on a CPU the whole network runs up to twice as fast."""
+        """Detectron2's normalized and padded batch, in the memory format that convolutions are fastest in: on a CPU the
+        whole network runs up to twice as fast."""
         images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
         return images
@@ -78,35 +72,37 @@ class DVIS(GeneralizedRCNN):
         return downsample_instance_ids(ids, self.proposal_generator.stride)
 
     @torch.no_grad()
-    def inference(self, batched_inputs: list[dict], *, intermediate: bool = False) -> list[dict]:
+    def inference(
+        self, batched_inputs: list[dict], *, do_postprocess: bool = True, intermediate: bool = False
+    ) -> list[dict] | list[Instances]:
         """
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
+            do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
             intermediate: return the label map, its levels and the proposals too, for pictures and diagnosis.
 
         Returns:
-            one dict an image: ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes``
-            and ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also
-            ``"label_map"`` float (h, w), after the ReLU, ``"levels"`` int64 (h, w), see :func:`label_levels`, at the
-            least bandwidth, and ``"proposals"``, on the network's input.
+            one dict an image: ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes`` and
+            ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also ``"label_map"`` float (h, w),
+            after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's
+            input.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         label_maps = self.proposal_generator.label_head(features)
-        proposals = self.proposal_generator.predict_proposals(label_maps, images)
+        groupings = self.proposal_generator.group(label_maps, images)
+        proposals = self.proposal_generator.to_proposals(groupings, images)
         results, _ = self.roi_heads(images, features, proposals)
+        if not do_postprocess:
+            return results
         outputs = [
             {"instances": self.roi_heads.postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
             for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
         if intermediate:
-            stride, grouping = self.proposal_generator.stride, self.proposal_generator.grouping
-            for output, label_map, props in zip(outputs, label_maps, proposals, strict=True):
+            stride = self.proposal_generator.stride
+            for output, label_map, found, props in zip(outputs, label_maps, groupings, proposals, strict=True):
                 h, w = (-(-side // stride) for side in props.image_size)  # without the batch's padding
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
-                label_map = label_map[:h, :w].relu()
-                levels = label_levels(
-                    label_map, min(grouping["bandwidths"]), foreground_threshold=grouping["foreground_threshold"]
-                )
-                output.update(label_map=label_map, levels=levels, proposals=props)
+                output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs

@@ -3,35 +3,29 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from .criterion import VariationalCriterion
-from .grouping import Grouping, group_label_map, masks_to_boxes, soft_membership
+from .grouping import Grouping, group_label_map
 from .label_head import LabelMapHead
-from .targets import instance_masks, perturb_masks
+from .proposal_sampling import training_proposals
+
+BOX_MARGIN = 0.2  # of the authors
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class MeanShiftProposer(nn.Module):
-    """What the RPN is to Faster R-CNN: the label map, its variational loss, and the few proposals that
-    mean shift finds in it (section 4).
-    """
+    """What the RPN is to Faster R-CNN: the label map, its variational loss, and the few proposals that mean shift finds
+    in it (section 4)."""
 
     @configurable
     def __init__(
-        self,
-        *,
-        label_head: nn.Module,
-        criterion: nn.Module,
-        grouping: dict,
-        num_perturbed: int = 0,
+        self, *, label_head: LabelMapHead, criterion: VariationalCriterion, grouping: dict, num_perturbed: int = 0
     ):
         """
         Args:
-            label_head: features -> label map (N, h, w) before the ReLU, with a ``common_stride``.
-            criterion: (label map, instance ids, iteration) -> dict of losses.
             grouping: keyword arguments of :func:`group_label_map`.
             num_perturbed: perturbed copies of every ground-truth mask to add to the training proposals.
         """
@@ -59,11 +53,9 @@ class MeanShiftProposer(nn.Module):
                 pi_different_weight=loss.PI_DIFFERENT_WEIGHT,
                 pi_windows=loss.PI_WINDOWS,
                 pi_windows_start=round(loss.PI_WINDOWS_START * cfg.SOLVER.MAX_ITER),
-                pi_same_global=loss.PI_SAME_GLOBAL,
                 pi_background=loss.PI_BACKGROUND,
-                pi_centre=loss.PI_CENTRE or None,
+                pi_center=loss.PI_CENTER or None,
                 pi_dilation=loss.PI_DILATION or None,
-                pi_density_weighted=loss.PI_DENSITY_WEIGHTED,
                 ms_kind=loss.MS_KIND,
                 ms_weight=loss.MS_WEIGHT,
                 ms_scale=loss.MS_SCALE,
@@ -75,10 +67,10 @@ class MeanShiftProposer(nn.Module):
             "grouping": {
                 "bandwidths": tuple(mean_shift.BANDWIDTHS),
                 "foreground_threshold": mean_shift.FOREGROUND_THRESHOLD,
-                "readings": tuple(mean_shift.READINGS),
+                "candidates": tuple(mean_shift.CANDIDATES),
                 "link_thresholds": tuple(mean_shift.LINK_THRESHOLDS),
                 "min_area": mean_shift.MIN_AREA,
-                "crumb_ratio": mean_shift.CRUMB_RATIO,
+                "min_part_ratio": mean_shift.MIN_PART_RATIO,
                 "nms_threshold": mean_shift.NMS_THRESH,
                 "max_proposals": mean_shift.MAX_PROPOSALS,
             },
@@ -101,55 +93,45 @@ class MeanShiftProposer(nn.Module):
         Args:
             images: the batch; only its ``image_sizes`` are read.
             features: feature maps of the backbone, by name.
-            gt_instances: ground truth of every image, in training.
-            instance_ids: int64 (N, h, w) on the map's grid, in training; padding is -1.
+            gt_instances: in training, ground truth of every image with ``gt_map_masks`` bool (n, h, w).
+            instance_ids: in training, int64 (N, h, w) on the map's grid; padding is -1.
 
         Returns:
-            proposals of every image, best first, and the losses (empty at inference). Fields:
-            ``proposal_boxes`` (image pixels), ``objectness_logits`` (K,) the rank score in [0, 1],
-            ``proposal_masks`` bool and ``soft_masks`` float in [0, 1], both (K, h, w) on the map's grid.
+            proposals of every image, best first, and the losses (empty at inference). Fields: ``proposal_boxes`` (image
+            pixels, tight), ``roi_boxes``, the same grown by ``BOX_MARGIN`` of their size and clipped to the image, in
+            which the heads see them, ``objectness_logits`` (K,) the rank score in [0, 1], ``proposal_masks`` bool and
+            ``soft_masks`` float in [0, 1], both (K, h, w) on the map's grid.
         """
         label_map = self.label_head(features)
-        if self.training:
-            losses = self.criterion(label_map, instance_ids, get_event_storage().iter)
-            return self._training_proposals(label_map.detach(), gt_instances, instance_ids, images), losses
-        return self.predict_proposals(label_map, images), {}
+        groupings = self.group(label_map, images)
+        if not self.training:
+            return self.to_proposals(groupings, images), {}
+        assert gt_instances is not None and instance_ids is not None
+        losses = self.criterion(label_map, instance_ids, get_event_storage().iter)
+        proposals = []
+        each = zip(groupings, label_map.detach().relu(), instance_ids, gt_instances, images.image_sizes, strict=True)
+        for own, labels, ids, targets, size in each:
+            masks, soft = training_proposals(own, labels, ids, targets.gt_map_masks, self.num_perturbed)
+            scores = soft.new_ones(len(masks))
+            proposals.append(make_proposals(masks, soft, scores, image_size=size, stride=self.stride))
+        return proposals, losses
 
     def losses(self, features: dict[str, Tensor], instance_ids: Tensor) -> dict[str, Tensor]:
         """The losses alone, without looking for proposals; arguments as :meth:`forward`."""
         return self.criterion(self.label_head(features), instance_ids, get_event_storage().iter)
 
     @torch.no_grad()
-    def predict_proposals(self, label_map: Tensor, images: ImageList) -> list[Instances]:
-        """Proposals of every image from the label map (N, h, w), before or after the ReLU."""
-        return [
-            make_proposals(grouping.masks, grouping.soft, grouping.scores, image_size=size, stride=self.stride)
-            for grouping, size in zip(self._group(label_map, images), images.image_sizes, strict=True)
-        ]
-
-    def _group(self, label_map: Tensor, images: ImageList) -> list[Grouping]:
+    def group(self, label_map: Tensor, images: ImageList) -> list[Grouping]:
+        """What :func:`group_label_map` finds in the label map (N, h, w), before or after the ReLU, of every image."""
         valid = [(-(-height // self.stride), -(-width // self.stride)) for height, width in images.image_sizes]
         return group_label_map(F.relu(label_map), valid=valid, **self.grouping)
 
-    @torch.no_grad()
-    def _training_proposals(
-        self, label_map: Tensor, gt_instances: list[Instances], instance_ids: Tensor, images: ImageList
-    ) -> list[Instances]:
-        """The network's own proposals and perturbed ground truth; none on ignored pixels, which are
-        neither objects nor background."""
-        proposals = []
-        for i, own in enumerate(self._group(label_map, images)):
-            ids, labels = instance_ids[i], label_map[i].relu()
-            kept = (own.masks & (ids < 0)).sum(dim=(1, 2)) <= 0.5 * own.masks.sum(dim=(1, 2))
-            gt_masks = instance_masks(ids, len(gt_instances[i]))
-            perturbed = perturb_masks(gt_masks.repeat(self.num_perturbed, 1, 1), ids)
-            perturbed = perturbed[perturbed.flatten(1).any(dim=1)]
-            soft = soft_membership(labels, perturbed, mean_values(labels, perturbed))
-            masks = torch.cat([own.masks[kept], perturbed])
-            soft = torch.cat([own.soft[kept], soft])
-            size, scores = images.image_sizes[i], soft.new_ones(len(masks))
-            proposals.append(make_proposals(masks, soft, scores, image_size=size, stride=self.stride))
-        return proposals
+    def to_proposals(self, groupings: list[Grouping], images: ImageList) -> list[Instances]:
+        """Groupings of a batch with the fields of :meth:`forward`."""
+        return [
+            make_proposals(found.masks, found.soft, found.scores, image_size=size, stride=self.stride)
+            for found, size in zip(groupings, images.image_sizes, strict=True)
+        ]
 
 
 def make_proposals(
@@ -157,18 +139,11 @@ def make_proposals(
 ) -> Instances:
     """Proposals of one image, with the fields of :meth:`MeanShiftProposer.forward`, from masks bool (K, h, w) and soft
     masks float (K, h, w) on the label map's grid and scores float (K,)."""
-    boxes = Boxes(masks_to_boxes(masks).float() * stride)
+    boxes = Boxes(BitMasks(masks).get_bounding_boxes().tensor.to(soft.device) * stride)
     boxes.clip(image_size)
-    return Instances(
-        image_size,
-        proposal_boxes=boxes,
-        objectness_logits=scores,
-        proposal_masks=masks,
-        soft_masks=soft,
-    )
-
-
-def mean_values(label_map: Tensor, masks: Tensor) -> Tensor:
-    """float (K,): mean label of an (h, w) map inside every non-empty mask (K, h, w)."""
-    weights = masks.flatten(1).to(label_map.dtype)
-    return weights @ label_map.flatten() / weights.sum(dim=1)
+    low, high = boxes.tensor.split(2, dim=1)
+    margin = (high - low) * (BOX_MARGIN / 2)
+    roi_boxes = Boxes(torch.cat([low - margin, high + margin], dim=1))
+    roi_boxes.clip(image_size)
+    fields = {"objectness_logits": scores, "proposal_masks": masks, "soft_masks": soft}
+    return Instances(image_size, proposal_boxes=boxes, roi_boxes=roi_boxes, **fields)

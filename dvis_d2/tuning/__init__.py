@@ -1,29 +1,22 @@
-"""Inference thresholds tuned on validation data and stored beside the weights (docs/tuning.md)."""
+"""Inference thresholds tuned on validation data and stored beside the weights (docs/guide/tuning.md)."""
 
-from .hook import TuneThresholds
-from .predictions import StoredPredictions, predict_images
-from .scoring import CocoScorer
-from .search import Tuning, coordinate_descent, split_halves, tune_thresholds
-from .thresholds import (
-    FILE_NAME,
-    apply_thresholds,
-    current_thresholds,
-    merge_tuned_thresholds,
-    write_thresholds,
-)
+from ..evaluation.coco_ap import CocoScorer
+from .predictions import StoredPredictions, predict_images, stored_images
+from .search import TuneThresholds, coordinate_descent, split_halves, store_tuning, tune_thresholds
+from .thresholds import apply_thresholds, current_thresholds, merge_tuned_thresholds, write_thresholds
 
 __all__ = [
-    "FILE_NAME",
     "CocoScorer",
     "StoredPredictions",
     "TuneThresholds",
-    "Tuning",
     "apply_thresholds",
     "coordinate_descent",
     "current_thresholds",
     "merge_tuned_thresholds",
     "predict_images",
     "split_halves",
+    "store_tuning",
+    "stored_images",
     "tune_thresholds",
     "write_thresholds",
 ]

@@ -5,182 +5,130 @@ class probability and IoU (grouping and the small heads, once for each grouping)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.structures import ImageList, Instances
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
-from ..modeling.heads.detections import detect
-from ..modeling.heads.final_masks import final_masks
+from ..data import DVISDatasetMapper
+from ..data.rle import encode_masks
+from ..modeling.detections import detect
+from ..modeling.mask_pasting import final_masks
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
 
 ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
-SCORE_FUSION = "MODEL.DVIS_ROI_HEADS.SCORE_FUSION"
 NMS = "MODEL.DVIS_ROI_HEADS.NMS"
-CLASS_AGNOSTIC_NMS = "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS"
 MASK_SOURCE = "MODEL.DVIS_ROI_HEADS.MASK_SOURCE"
-NMS_THRESHOLD = "MODEL.ROI_HEADS.NMS_THRESH_TEST"
-SCORE_THRESHOLD = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
 
 
-@dataclass
-class ImageFeatures:
-    """The network's output for one image, on the CPU.
-
-    Attributes:
-        image_id: as in the data set.
-        features: float (1, C, h', w') by name, only those that the heads pool from.
-        label_map: float (1, h, w), before the ReLU.
-        image_size, output_size: (H, W) of the network's input and of the stored image.
-    """
-
+class ImageFeatures(NamedTuple):
     image_id: int
-    features: dict[str, Tensor]
-    label_map: Tensor
-    image_size: tuple[int, int]
-    output_size: tuple[int, int]
-
-
-@dataclass
-class VerifiedProposals:
-    """All K candidates of one image after the heads, before any threshold.
-
-    Attributes:
-        proposals: as :meth:`DVISROIHeads.candidates` gives them.
-        ious, class_probs: (K,) and (K, C) or None, as :meth:`DVISROIHeads.verify` gives them.
-        mask_probs: float (K, M, M) in [0, 1]. boxes: float (K, 4), where these lie, in pixels of the input.
-        codes: run-length codes by (mask source, k), filled as they are needed; None for an empty mask.
-    """
-
-    proposals: Instances
-    ious: Tensor
-    class_probs: Tensor | None
-    mask_probs: Tensor
-    boxes: Tensor
-    codes: dict[tuple[str, int], dict | None] = field(default_factory=dict)
+    features: dict[str, Tensor]  # float (1, C, h', w') on the CPU, only those that the heads pool from
+    label_map: Tensor  # float (1, h, w) on the CPU, before the ReLU
+    image_size: tuple[int, int]  # (H, W) of the network's input
+    output_size: tuple[int, int]  # (H, W) of the stored image
 
 
 @torch.no_grad()
 def predict_images(model: DVIS, batches: Iterable[list[dict]]) -> list[ImageFeatures]:
-    """Run backbone and label head once over batches of one image each, as test loaders give them.
-
-    Memory: the label map and one feature level an image, in float32; 0.3 MB for 128 x 128 pixels with 64 channels at
-    stride 4, 11 MB for 700 x 932 with 256 channels at stride 8.
-    """
+    """Run backbone and label head once over batches of one image each, as test loaders give them. An image takes 0.3 MB
+    for 128 x 128 pixels with 64 channels at stride 4, 11 MB for 700 x 932 with 256 channels at stride 8."""
     stored = []
     for batch in batches:
         (inputs,) = batch
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)
-        size = images.image_sizes[0]
-        stored.append(
-            ImageFeatures(
-                image_id=inputs["image_id"],
-                features={name: features[name].cpu() for name in model.roi_heads.in_features},
-                label_map=model.proposal_generator.label_head(features).cpu(),
-                image_size=size,
-                output_size=(inputs.get("height", size[0]), inputs.get("width", size[1])),
-            )
-        )
+        pooled = {name: features[name].cpu() for name in model.roi_heads.in_features}
+        label_map = model.proposal_generator.label_head(features).cpu()
+        height, width = size = images.image_sizes[0]
+        output_size = inputs.get("height", height), inputs.get("width", width)
+        stored.append(ImageFeatures(inputs["image_id"], pooled, label_map, size, output_size))
     return stored
+
+
+def stored_images(cfg: CfgNode, model: DVIS, *, num_images: int) -> list[ImageFeatures]:
+    """:func:`predict_images` on at most `num_images` evenly chosen images of ``DATASETS.TEST[0]``, by ascending id.
+    The model is left in evaluation mode."""
+    dicts = sorted(get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False), key=lambda d: d["image_id"])
+    if len(dicts) > num_images:
+        dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, num_images).round().astype(int)]
+    mapper, num_workers = DVISDatasetMapper(cfg, is_train=False), cfg.DATALOADER.NUM_WORKERS
+    sampler = SequentialSampler(dicts)  # the default would give every process of a distributed run its share only
+    model.eval()
+    loader = build_detection_test_loader(dicts, mapper=mapper, sampler=sampler, num_workers=num_workers)
+    return predict_images(model, loader)
 
 
 class StoredPredictions:
     """Detections of stored images for any thresholds. The model's own thresholds change as they are tried."""
 
     def __init__(self, model: DVIS, images: Sequence[ImageFeatures]):
-        """
-        Args:
-            model: the one that made `images`, in evaluation mode.
-            images: of :func:`predict_images`.
-        """
+        """The model is the one that made `images`, in evaluation mode."""
         self.model = model
         self.images = images
-        self._grouping: dict[str, object] | None = None
-        self._verified: list[VerifiedProposals] = []
+        self._grouping: dict[str, Any] = {}
+        # each with its verified proposals, which have `mask_probs` too, and their RLE by mask source and row
+        self._verified: list[tuple[ImageFeatures, Instances, dict[tuple[str, int], dict]]] = []
 
-    def detections(self, thresholds: Mapping[str, object]) -> list[list[dict]]:
-        """Detections of every image, best first, as DVIS.inference would give them with these thresholds.
+    def detections(self, thresholds: Mapping[str, Any]) -> list[list[dict]]:
+        """Detections of every image, best first, as DVIS.inference would give them with these values of all tunable
+        keys: dicts in COCO's results format, but with Detectron2's contiguous ``category_id``.
 
         Only the last grouping is kept, so that calls which differ in the heads' keys alone are cheap.
-
-        Args:
-            thresholds: a value for every tunable key.
-
-        Returns:
-            for each image dicts in COCO's results format, but with Detectron2's contiguous ``category_id``.
         """
         grouping = {key: thresholds[key] for key in GROUPING_KEYS}
         if grouping != self._grouping:
             apply_thresholds(self.model, grouping)
-            self._verified = [self._verify(image) for image in self.images]
+            self._verified = [(image, self._verify(image), {}) for image in self.images]
             self._grouping = grouping
-        return [self._select(*pair, thresholds) for pair in zip(self.images, self._verified, strict=True)]
+        return [self._detect(*verified, thresholds) for verified in self._verified]
 
     @torch.no_grad()
-    def _verify(self, image: ImageFeatures) -> VerifiedProposals:
-        heads, device = self.model.roi_heads, self.model.device
+    def _verify(self, image: ImageFeatures) -> Instances:
+        generator, heads, device = self.model.proposal_generator, self.model.roi_heads, self.model.device
         # of the images only their sizes are read
         sizes = ImageList(torch.empty(0), [image.image_size])
-        proposals = self.model.proposal_generator.predict_proposals(image.label_map.to(device), sizes)
+        proposals = generator.to_proposals(generator.group(image.label_map.to(device), sizes), sizes)
         features = [image.features[name].to(device).float() for name in heads.in_features]
-        proposals, ((ious, class_probs),) = heads.candidates(features, proposals)
-        return VerifiedProposals(
-            proposals=proposals[0],
-            ious=ious,
-            class_probs=class_probs,
-            mask_probs=heads.mask_logits(features, proposals).sigmoid(),
-            boxes=heads.grown_boxes(proposals[0]),
-        )
+        proposals = heads.verify(features, proposals)
+        proposals[0].mask_probs = heads.mask_probs(features, proposals)[0]
+        return proposals[0]
 
-    def _select(
-        self, image: ImageFeatures, verified: VerifiedProposals, thresholds: Mapping[str, object]
+    def _detect(
+        self, image: ImageFeatures, proposals: Instances, codes: dict, thresholds: Mapping[str, Any]
     ) -> list[dict]:
         rows, classes, scores = detect(
-            verified.proposals.proposal_masks,
-            verified.ious,
-            verified.class_probs,
+            proposals.proposal_masks,
+            proposals.ious,
+            proposals.class_probs,
             alpha=thresholds[ALPHA],
-            fusion=thresholds[SCORE_FUSION],
-            score_threshold=thresholds[SCORE_THRESHOLD],
-            nms_threshold=thresholds[NMS_THRESHOLD],
+            score_threshold=thresholds["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
+            nms_threshold=thresholds["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
             max_detections=self.model.roi_heads.max_detections,
             nms=thresholds[NMS],
-            class_agnostic_nms=thresholds[CLASS_AGNOSTIC_NMS],
         )
-        rows = rows.tolist()
-        codes = self._encode(image, verified, rows, thresholds[MASK_SOURCE])
-        return [
-            {
-                "image_id": image.image_id,
-                "category_id": category,
-                "segmentation": code,
-                "score": score,
-            }
-            for category, score, code in zip(classes.tolist(), scores.tolist(), codes, strict=True)
-            if code is not None
-        ]
-
-    def _encode(
-        self, image: ImageFeatures, verified: VerifiedProposals, rows: list[int], source: str
-    ) -> list[dict | None]:
-        """Run-length codes of the rows' final masks; each is made once a source."""
-        new = [row for row in dict.fromkeys(rows) if (source, row) not in verified.codes]
+        source = thresholds[MASK_SOURCE]
+        new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in codes]
         if new:
             masks = final_masks(
-                verified.proposals.soft_masks[new],
-                verified.mask_probs[new],
-                verified.boxes[new],
+                proposals.soft_masks[new],
+                proposals.mask_probs[new],
+                proposals.roi_boxes.tensor[new],
                 source=source,
                 stride=self.model.proposal_generator.stride,
                 image_size=image.image_size,
                 output_size=image.output_size,
             )
-            codes = coco_mask.encode(masks.permute(1, 2, 0).cpu().numpy().astype("uint8", order="F"))
-            verified.codes |= {
-                (source, row): code if coco_mask.area(code) else None for row, code in zip(new, codes, strict=True)
-            }
-        return [verified.codes[source, row] for row in rows]
+            codes |= zip(((source, row) for row in new), encode_masks(masks), strict=True)
+        found = [
+            {"image_id": image.image_id, "category_id": category, "segmentation": codes[source, row], "score": score}
+            for row, category, score in zip(rows.tolist(), classes.tolist(), scores.tolist(), strict=True)
+        ]
+        return [detection for detection in found if coco_mask.area(detection["segmentation"])]

@@ -5,13 +5,10 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from dvis_d2.config import add_dvis_config
 from dvis_d2.data import DVISDatasetMapper
-from dvis_d2.data.ground_truth import build_ground_truth
 
 H, W = 24, 36
 
@@ -93,9 +90,9 @@ def test_the_dataset_dict_is_not_changed(image_file):
 def test_image_channels_follow_the_format(image_file):
     rgb = mapper()(dataset_dict(image_file, []))["image"]
     bgr = mapper(image_format="BGR")(dataset_dict(image_file, []))["image"]
-    grey = mapper(image_format="L")(dataset_dict(image_file, []))["image"]
+    gray = mapper(image_format="L")(dataset_dict(image_file, []))["image"]
     assert torch.equal(rgb.flip(0), bgr)
-    assert grey.shape == (1, H, W)
+    assert gray.shape == (1, H, W)
     assert np.array_equal(rgb.permute(1, 2, 0), Image.open(image_file))
 
 
@@ -179,57 +176,6 @@ def test_augmentations_act_on_image_and_masks_alike(tmp_path, augmentations, kin
     assert np.array_equal(ids == 1, result["instances"].gt_masks.tensor[0])
 
 
-def test_more_than_eight_bitmaps_are_transformed_as_one_by_one(image_file):
-    """Bitmaps travel in groups of eight; compare 19 of them, overlapping, with each on its own."""
-    rng = np.random.default_rng(1)
-    masks = [rng.random((H, W)) < 0.5 for _ in range(19)]
-    transforms = T.TransformList([T.ResizeTransform(H, W, 31, 50), T.HFlipTransform(50)])
-    instances, _ = build_ground_truth(
-        [annotation(rle(m)) for m in masks], transforms, (H, W), num_classes=1, file_name="x"
-    )
-    expected = [transforms.apply_segmentation(m.astype(np.uint8)) for m in masks]
-    assert np.array_equal(instances.gt_masks.tensor, np.array(expected, dtype=bool))
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.floats(-20, 60, width=32), min_size=6, max_size=12).filter(lambda v: len(v) % 2 == 0))
-def test_polygons_are_drawn_as_coco_draws_them(polygon):
-    """Drawn in a window of their own, against pycocotools on the whole image."""
-    instances, _ = build_ground_truth([annotation([polygon])], T.NoOpTransform(), (H, W), num_classes=1, file_name="x")
-    expected = mask_util.decode(mask_util.frPyObjects([polygon], H, W))[..., 0]
-    if expected.any():
-        assert np.array_equal(instances.gt_masks.tensor[0], expected)
-    else:
-        assert len(instances) == 0
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10**6))
-def test_instance_ids_match_a_brute_force_painting(seed):
-    rng = np.random.default_rng(seed)
-    masks, annotations = [], []
-    for _ in range(rng.integers(0, 12)):
-        top, left = rng.integers(0, H), rng.integers(0, W)
-        mask = block(top, left, top + rng.integers(0, 12), left + rng.integers(0, 12))
-        crowd = bool(rng.random() < 0.2)
-        masks.append((mask, crowd))
-        annotations.append(annotation(rle(mask), iscrowd=int(crowd)))
-    void = rng.random((H, W)) < 0.1
-    _, ids = build_ground_truth(annotations, T.NoOpTransform(), (H, W), num_classes=1, file_name="x", ignore_mask=void)
-    kept = [mask for mask, crowd in masks if not crowd and mask.any()]
-    for y in range(H):
-        for x in range(W):
-            covering = [(mask.sum(), k) for k, mask in enumerate(kept, 1) if mask[y, x]]
-            in_crowd = any(mask[y, x] for mask, crowd in masks if crowd)
-            if void[y, x]:
-                assert ids[y, x] == -1
-            elif covering:
-                smallest = min(area for area, _ in covering)
-                assert ids[y, x] in [k for area, k in covering if area == smallest]
-            else:
-                assert ids[y, x] == (-1 if in_crowd else 0)
-
-
 def test_ignore_mask_in_its_three_forms(image_file, tmp_path):
     void = block(0, 0, 4, 6)
     Image.fromarray((void * 255).astype(np.uint8)).save(tmp_path / "void.png")
@@ -258,14 +204,10 @@ def test_padding_is_ignored_and_belongs_to_no_instance(image_file, pad_value):
     assert result["instances"].gt_masks.tensor.sum(dim=(1, 2)).tolist() == [24, 12]
 
 
-def test_no_ground_truth_at_test_time_unless_wanted(image_file):
+def test_no_ground_truth_at_test_time(image_file):
     annotations = [annotation(box_polygon(0, 0, 12, 12))]
     result = mapper(is_train=False)(dataset_dict(image_file, annotations, ignore_mask=block(0, 0, 1, 1)))
     assert set(result) == {"file_name", "height", "width", "image_id", "image"}
-    oracle = mapper([T.Resize((12, 18))], is_train=False, keep_ground_truth=True)
-    assert np.array_equal(
-        oracle(dataset_dict(image_file, annotations))["instance_ids"], block(0, 0, 6, 6, shape=(12, 18))
-    )
 
 
 @pytest.mark.parametrize(
@@ -313,8 +255,7 @@ def test_from_config():
     assert [type(a) for a in test.augmentations.augs] == [T.ResizeShortestEdge]
     assert train.num_classes == 3
     assert train.image_format == cfg.INPUT.FORMAT
-    assert DVISDatasetMapper(cfg, is_train=False, keep_ground_truth=True).with_ground_truth
-    assert not test.with_ground_truth
+    assert train.is_train and not test.is_train
 
 
 def test_right_angles_turn_image_and_masks_alike(image_file, tiny_cfg):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvis_d2.data.image_io import read_image
+from dvis_d2.data.image_io import oriented_size, read_image
 
-COLOUR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
 def save(tmp_path, image, name="a.png", **options):
@@ -12,25 +12,25 @@ def save(tmp_path, image, name="a.png", **options):
     return str(tmp_path / name)
 
 
-def test_colour_and_its_order(tmp_path):
-    path = save(tmp_path, Image.fromarray(COLOUR))
-    assert np.array_equal(read_image(path, "RGB"), COLOUR)
-    assert np.array_equal(read_image(path, "BGR"), COLOUR[..., ::-1])
+def test_color_and_its_order(tmp_path):
+    path = save(tmp_path, Image.fromarray(COLOR))
+    assert np.array_equal(read_image(path, "RGB"), COLOR)
+    assert np.array_equal(read_image(path, "BGR"), COLOR[..., ::-1])
 
 
-def test_grey_becomes_colour(tmp_path):
-    path = save(tmp_path, Image.fromarray(COLOUR[..., 0]))
-    assert np.array_equal(read_image(path, "BGR"), np.repeat(COLOUR[..., :1], 3, axis=2))
+def test_gray_becomes_color(tmp_path):
+    path = save(tmp_path, Image.fromarray(COLOR[..., 0]))
+    assert np.array_equal(read_image(path, "BGR"), np.repeat(COLOR[..., :1], 3, axis=2))
     assert read_image(path, "L").shape == (6, 9, 1)
 
 
 def test_alpha_is_dropped(tmp_path):
     alpha = np.zeros((6, 9, 1), dtype=np.uint8)
-    path = save(tmp_path, Image.fromarray(np.concatenate([COLOUR, alpha], axis=2)))
-    assert np.array_equal(read_image(path, "RGB"), COLOUR)
+    path = save(tmp_path, Image.fromarray(np.concatenate([COLOR, alpha], axis=2)))
+    assert np.array_equal(read_image(path, "RGB"), COLOR)
 
 
-def test_palette_gives_the_colours_not_the_indices(tmp_path):
+def test_palette_gives_the_colors_not_the_indices(tmp_path):
     palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="P")
     palette.putpalette([10, 20, 30, 40, 50, 60])
     path = save(tmp_path, palette)
@@ -64,7 +64,7 @@ def test_pixels_without_a_range_are_refused(tmp_path, pixels, message):
 
 
 def test_exif_orientation_is_applied(tmp_path):
-    image = Image.fromarray(COLOUR)
+    image = Image.fromarray(COLOR)
     exif = image.getexif()
     exif[274] = 6
     path = save(tmp_path, image, "a.jpg", exif=exif, quality=95)
@@ -91,3 +91,11 @@ def test_text_file_is_named(tmp_path):
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(OSError, match=r"cannot read image .*a\.png"):
         read_image(str(tmp_path / "a.png"), "RGB")
+
+
+def test_oriented_size_swaps_the_sides_as_exif_says(tmp_path):
+    image = Image.new("RGB", (30, 20))
+    exif = image.getexif()
+    exif[274] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert oriented_size(tmp_path / "a.jpg") == (20, 30)

@@ -1,8 +1,6 @@
 """PASCAL VOC and SBD on tiny data of the true formats: palette PNG and MATLAB 5 files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.data import transforms as T
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Instances
-from PIL import Image
-from scipy.io import savemat
 
 from dvis_d2.config import add_dvis_config
 from dvis_d2.data import DatasetError, DVISDatasetMapper, build_train_loader, check_coco_json
@@ -23,90 +19,7 @@ from dvis_d2.data.pascal import SPLITS, load_pascal
 from dvis_d2.data.to_coco import to_coco
 from dvis_d2.evaluation import APrEvaluator
 
-H, W = 20, 30
-PALETTE = [(37 * i * (c + 1)) % 256 for i in range(256) for c in range(3)]  # nothing like the indices
-# image -> instance id -> (rows, columns, class id from 1)
-OBJECTS = {
-    "2007_000001": {1: (slice(2, 8), slice(3, 9), 15), 2: (slice(2, 8), slice(11, 20), 7)},
-    "2007_000002": {1: (slice(5, 15), slice(5, 25), 20)},
-    "2008_000003": {1: (slice(1, 4), slice(1, 4), 1), 2: (slice(10, 18), slice(10, 28), 1)},
-    "2008_000004": {1: (slice(4, 9), slice(4, 9), 3)},
-    "2008_000005": {1: (slice(4, 9), slice(14, 19), 12)},
-}
-BORDER = (slice(2, 8), slice(9, 11))  # void, in 2007_000001
-
-
-def label_maps(image, void=True):
-    instance_ids, class_ids = np.zeros((H, W), np.uint8), np.zeros((H, W), np.uint8)
-    for k, (rows, cols, class_id) in OBJECTS[image].items():
-        instance_ids[rows, cols], class_ids[rows, cols] = k, class_id
-    if void and image == "2007_000001":
-        instance_ids[BORDER] = class_ids[BORDER] = 255
-    return instance_ids, class_ids
-
-
-def save_png(path, labels):
-    image = Image.fromarray(labels)
-    image.putpalette(PALETTE)
-    assert image.mode == "P"
-    image.save(path)
-
-
-def save_mat(path, labels, categories):
-    boundaries = np.empty((20, 1), dtype=object)
-    boundaries[:] = [[labels > 0]] * 20
-    inst = {"Segmentation": labels, "Categories": np.array(categories, np.uint8)[:, None], "Boundaries": boundaries}
-    savemat(path, {"GTinst": inst}, do_compression=True)
-
-
-def save_jpeg(path):
-    Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(path)
-
-
-def write_lists(folder, lists):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, images in lists.items():
-        (folder / f"{name}.txt").write_text("".join(f"{image}\n" for image in images))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """VOC: train 1, val 2. SBD: train 1, 3, 4; val 2, 5. VOC's detection lists: train 1, 3, val 2, 4, 5."""
-    one, two, three, four, five = sorted(OBJECTS)
-    voc, sbd = tmp_path / "VOCdevkit/VOC2012", tmp_path / "benchmark_RELEASE/dataset"
-    for folder in (
-        voc / "JPEGImages",
-        voc / "SegmentationObject",
-        voc / "SegmentationClass",
-        sbd / "img",
-        sbd / "inst",
-    ):
-        folder.mkdir(parents=True)
-    write_lists(voc / "ImageSets/Segmentation", {"train": [one], "val": [two], "trainval": [one, two]})
-    write_lists(voc / "ImageSets/Main", {"train": [one, three, "2009_000009"], "val": [two, four, five]})
-    write_lists(sbd, {"train": [one, three, four], "val": [two, five]})
-    for image, objects in OBJECTS.items():
-        instance_ids, class_ids = label_maps(image)
-        if image in (one, two):
-            save_jpeg(voc / f"JPEGImages/{image}.jpg")
-            save_png(voc / f"SegmentationObject/{image}.png", instance_ids)
-            save_png(voc / f"SegmentationClass/{image}.png", class_ids)
-        save_jpeg(sbd / f"img/{image}.jpg")
-        save_mat(sbd / f"inst/{image}.mat", label_maps(image, void=False)[0], [o[2] for o in objects.values()])
-    return tmp_path
-
-
-@pytest.fixture
-def registered(root):
-    """The data sets of ``root`` under the names "tiny_<name>"."""
-    names = [f"tiny_{name}" for name in SPLITS]
-    for name in SPLITS:
-        DatasetCatalog.register(f"tiny_{name}", lambda n=name: load_pascal(n, root))
-        MetadataCatalog.get(f"tiny_{name}").set(thing_classes=MetadataCatalog.get(name).thing_classes)
-    yield
-    for name in names:
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
+from .pascal_cases import OBJECTS, H, W, label_maps, save_png
 
 
 def test_all_are_registered_for_the_pascal_evaluators():
@@ -142,23 +55,6 @@ def test_the_augmented_set_takes_vocs_own_labels_where_there_are(root):
     files = {d["image_id"]: d["instance_label_file"] for d in load_pascal("voc_2012_instance_aug", root)}
     assert files["2007_000001"].endswith("SegmentationObject/2007_000001.png")
     assert files["2008_000003"].endswith("inst/2008_000003.mat")
-
-
-@pytest.mark.parametrize("name", ["voc_2012_instance_trainval", "voc_2012_instance_aug", "sbd_instance_val"])
-def test_labels(root, name):
-    for entry in load_pascal(name, root):
-        annotations, void = read_instance_labels(entry)
-        objects = OBJECTS[entry["image_id"]]
-        assert [a["category_id"] + 1 for a in annotations] == [o[2] for o in objects.values()]
-        for annotation, (rows, cols, _) in zip(annotations, objects.values(), strict=True):
-            expected = np.zeros((H, W), bool)
-            expected[rows, cols] = True
-            assert np.array_equal(annotation["segmentation"], expected)
-            assert annotation["bbox"] == [cols.start, rows.start, cols.stop, rows.stop]
-        if entry["image_id"] == "2007_000001":
-            assert void[BORDER].all() and void.sum() == 12
-        else:
-            assert void is None
 
 
 def test_class_is_that_of_most_pixels_and_void_has_no_vote(tmp_path):
@@ -242,50 +138,6 @@ def test_missing_and_damaged_files_are_all_named(root):
         load_pascal("voc_2012_instance_trainval", root)
 
 
-def damage(entry, kind):
-    path = entry["instance_label_file"]
-    labels = label_maps(entry["image_id"])[0]
-    if kind == "missing":
-        Path(path).unlink()
-    elif kind == "truncated":
-        Path(path).write_bytes(Path(path).read_bytes()[:60])
-    elif kind == "colours":
-        Image.open(path).convert("RGB").save(path)
-    elif kind == "size":
-        save_png(path, labels[:-1])
-    elif kind == "classless":
-        save_png(entry["class_label_file"], np.zeros_like(labels))
-    elif kind == "other struct":
-        savemat(path, {"GTcls": {"Segmentation": labels}})
-    elif kind == "categories":
-        save_mat(path, labels, [21] * 2)
-    elif kind == "too few categories":
-        save_mat(path, labels + np.uint8(1), [1])
-
-
-@pytest.mark.parametrize(
-    "name, kind, what",
-    [
-        ("voc_2012_instance_train", "missing", "does not exist"),
-        ("voc_2012_instance_train", "truncated", "cannot read"),
-        ("voc_2012_instance_train", "colours", "palette"),
-        ("voc_2012_instance_train", "size", "same archive"),
-        ("voc_2012_instance_train", "classless", "instance 1 has no class"),
-        ("sbd_instance_train", "missing", "does not exist"),
-        ("sbd_instance_train", "truncated", "cannot read"),
-        ("sbd_instance_train", "other struct", "GTinst"),
-        ("sbd_instance_train", "categories", "class 21"),
-        ("sbd_instance_train", "too few categories", "no class"),
-    ],
-)
-def test_bad_label_files(root, name, kind, what):
-    entry = load_pascal(name, root)[0]
-    damage(entry, kind)
-    with pytest.raises((ValueError, FileNotFoundError), match=what) as error:
-        read_instance_labels(entry)
-    assert entry["image_id"] in str(error.value)
-
-
 def test_conversion_to_coco(registered, root, tmp_path):
     data = to_coco("tiny_voc_2012_instance_aug", ignore_as_crowd=True)
     path = tmp_path / "aug.json"
@@ -326,16 +178,3 @@ def test_perfect_predictions_on_lazy_data_are_perfect(registered):
         loader = build_detection_test_loader(DatasetCatalog.get(name), mapper=mapper)
         results = inference_on_dataset(Perfect(), loader, APrEvaluator(name))
         assert [results["ap_r"][key] for key in ("AP50", "AP90", "APavg")] == [100, 100, 100]
-
-
-def test_conversion_program(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    program = [sys.executable, str(Path(__file__).parents[2] / "tools/convert_to_coco.py")]
-    output = tmp_path / "val.json"
-    args = ["--dataset", "voc_2012_instance_val", "--output", str(output)]
-    subprocess.run([*program, *args], check=True)
-    assert len(json.loads(output.read_text())["annotations"]) == 1
-    args[1] = "voc_2012"
-    failed = subprocess.run([*program, *args], capture_output=True, text=True)
-    assert failed.returncode == 1
-    assert "no data set voc_2012;" in failed.stderr and "voc_2012_instance_val" in failed.stderr

@@ -4,52 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.data.shapes import MIN_VISIBLE_PIXELS, draw_image, is_split
-from dvis_d2.data.shapes_render import (
-    CLASS_NAMES,
-    Appearance,
-    Texture,
-    object_window,
-    sample_background,
-    signed_distance,
-)
-
-
-def area_of(name, radius, step=0.05):
-    axis = np.arange(-radius - 1, radius + 1, step)
-    x, y = np.meshgrid(axis, axis)
-    return (signed_distance(CLASS_NAMES.index(name), x, y, radius) < 0).sum() * step**2
-
-
-@pytest.mark.parametrize(
-    ("name", "area"),
-    [
-        ("disc", np.pi * 100),
-        ("square", 200.0),
-        ("triangle", 0.75 * np.sqrt(3) * 100),
-        ("ring", np.pi * 75),
-        # ten triangles between centre, point (radius 10) and notch (radius 5): 10 * 1/2 * 10 * 5 * sin(36 deg)
-        ("star", 250 * np.sin(np.pi / 5)),
-    ],
-)
-def test_signed_distance_encloses_the_area_of_the_shape(name, area):
-    assert area_of(name, 10.0) == pytest.approx(area, rel=0.01)
-
-
-@pytest.mark.parametrize("class_id", range(len(CLASS_NAMES)))
-def test_shapes_stay_in_their_circumscribed_circle_and_touch_it(class_id):
-    axis = np.arange(-12, 12, 0.05)
-    x, y = np.meshgrid(axis, axis)
-    inside = signed_distance(class_id, x, y, 10.0) < 0
-    assert np.hypot(x, y)[inside].max() == pytest.approx(10.0, abs=0.1)
-
-
-def test_object_window_covers_the_whole_object():
-    texture = Texture("plain", np.zeros((2, 3)), 5.0, 0.0, 0.0)
-    for class_id in range(len(CLASS_NAMES)):
-        _, _, distance = object_window(Appearance(class_id, 31.0, 0.7, texture), (5.4, -3.2))
-        border = np.concatenate([distance[0], distance[-1], distance[:, 0], distance[:, -1]])
-        assert border.min() > 0.5  # not even anti-aliasing is cut off
-        assert distance.min() < 0
 
 
 @settings(deadline=None, max_examples=25)
@@ -84,7 +38,7 @@ def test_same_seed_same_picture_and_other_seed_other_picture():
 
 
 def test_mask_edges_follow_image_edges():
-    """The object's mean colour is found inside the mask, the background's outside of it."""
+    """The object's mean color is found inside the mask, the background's outside of it."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         image, masks, *_ = draw_image(rng, num_objects=(1, 1), bars=0, texture=False, min_visible=1.0)
@@ -175,8 +129,3 @@ def test_is_split_of_nothing():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         draw_image(np.random.default_rng(0), **options)
-
-
-def test_calm_backgrounds_are_gradients():
-    rng = np.random.default_rng(0)
-    assert {sample_background(rng, texture=False, side=128).kind for _ in range(20)} == {"gradient"}

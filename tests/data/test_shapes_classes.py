@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
-from dvis_d2.data.builtin import BUILTIN_SPLITS, SEEN_CLASSES, ShapesSplit, load_shapes
+from dvis_d2.data import PRESETS, write_shapes
+from dvis_d2.data.builtin import ShapesSplit, load_shapes
 from dvis_d2.data.shapes import draw_image
-from dvis_d2.data.shapes_dataset import PRESETS, write_shapes
 from dvis_d2.data.shapes_render import CLASS_NAMES
 
 
@@ -45,15 +45,6 @@ def test_a_folder_drawn_before_is_still_the_same_set(tmp_path):
     MetadataCatalog.pop("one")
     # the info is compared, so this would raise
     write_shapes(tmp_path / "one", num_images=2, seed=9, progress=False, **PRESETS["shapes_easy"])
-
-
-def test_the_seen_set_holds_seen_classes_under_the_ids_of_all(tmp_path):
-    split = BUILTIN_SPLITS["shapes_seen_train"]
-    assert split.class_names == SEEN_CLASSES
-    dicts = load_shapes("few", ShapesSplit(split.preset, 12, split.seed, split.class_names), tmp_path / "few")
-    names = MetadataCatalog.pop("few").thing_classes
-    assert names == list(CLASS_NAMES)
-    assert {names[a["category_id"]] for entry in dicts for a in entry["annotations"]} == set(SEEN_CLASSES)
 
 
 @pytest.mark.parametrize("names", [(), ("disc", "hexagon")])

@@ -1,11 +1,12 @@
-"""Conversion to COCO's format of data that are in it already; of PASCAL's formats: test_pascal.py."""
+"""Conversion to COCO's format of data that are in it already, and completion; of PASCAL's formats: test_pascal.py."""
 
+import copy
 import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from dvis_d2.data import DatasetError, register_coco_json
+from dvis_d2.data import DatasetError, complete_coco, register_coco_json
 from dvis_d2.data.to_coco import to_coco
 
 
@@ -26,3 +27,26 @@ def test_conversion_of_polygons_keeps_them(tiny_coco):
         assert ours["segmentation"] == theirs["segmentation"]
         assert ours["area"] == theirs["area"]
         assert ours["bbox"] == theirs["bbox"]
+
+
+def test_completion_computes_box_and_area_and_keeps_the_rest(tiny_coco):
+    whole = json.loads(tiny_coco[0].read_text())  # polygons and RLE
+    partial = copy.deepcopy(whole)
+    for annotation in partial["annotations"]:
+        del annotation["bbox"], annotation["area"], annotation["iscrowd"]
+    del partial["annotations"][1]["id"]
+    partial["annotations"][0]["area"] = 5
+    before = copy.deepcopy(partial)
+    completed = complete_coco(partial)
+    assert partial == before
+    whole["annotations"][0]["area"] = 5
+    whole["annotations"][1]["id"] = 13  # after the greatest of the 12
+    assert completed == whole
+
+
+def test_completion_names_the_annotation_that_it_cannot_complete(tiny_coco):
+    data = json.loads(tiny_coco[0].read_text())
+    del data["annotations"][2]["bbox"]
+    data["annotations"][2]["image_id"] = 77
+    with pytest.raises(ValueError, match=r"annotation 3 \(entry 2\)"):
+        complete_coco(data)

@@ -1,20 +1,12 @@
 import copy
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from dvis_d2.data import DatasetError, check_coco_json
-from dvis_d2.data.complete import complete_coco
-from dvis_d2.data.image_check import oriented_size
-
-ROOT = Path(__file__).resolve().parents[2]
+from dvis_d2.data import DatasetError, check_coco_json, complete_coco
 
 
 def rle(mask):
@@ -224,56 +216,3 @@ def test_images_are_found_beside_the_json(tmp_path):
     assert report.image_root == str(tmp_path / "images")
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     assert check_coco_json(tmp_path / "data.json").image_root == str(tmp_path)
-
-
-def test_exif_orientation_swaps_the_sides(tmp_path):
-    image = Image.new("RGB", (30, 20))
-    exif = image.getexif()
-    exif[274] = 6
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert oriented_size(tmp_path / "a.jpg") == (20, 30)
-
-
-def test_complete_coco_computes_box_and_area_and_keeps_the_rest():
-    data = good()
-    for annotation in data["annotations"]:
-        del annotation["bbox"], annotation["area"], annotation["iscrowd"]
-    del data["annotations"][1]["id"]
-    data["annotations"][0]["area"] = 5
-    before = copy.deepcopy(data)
-    first, second, third = complete_coco(data)["annotations"]
-    assert data == before
-    assert first["area"] == 5
-    assert second["bbox"] == [3, 2, 6, 4]
-    assert second["area"] == 24
-    assert second["id"] == 4
-    assert third["bbox"] == [3, 2, 6, 4]
-    assert first["iscrowd"] == second["iscrowd"] == 0
-
-
-def test_complete_coco_names_the_annotation_that_it_cannot_complete():
-    data = good()
-    del data["annotations"][2]["bbox"]
-    data["annotations"][2]["image_id"] = 77
-    with pytest.raises(ValueError, match=r"annotation 3 \(entry 2\)"):
-        complete_coco(data)
-
-
-@pytest.mark.slow
-def test_command_line(tmp_path, check):
-    data = good()
-    del data["annotations"][0]["bbox"]
-    check(data)  # writes the file
-    command = [sys.executable, str(ROOT / "tools" / "check_dataset.py"), str(tmp_path / "data.json")]
-
-    def run(*arguments):
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=env)
-
-    broken = run()
-    assert broken.returncode == 1
-    assert "ERROR: annotations without bbox" in broken.stdout
-    completed = run(str(tmp_path), "--complete", str(tmp_path / "full.json"))
-    assert completed.returncode == 0, completed.stderr
-    assert "no errors" in completed.stdout
-    assert "bbox" in json.loads((tmp_path / "full.json").read_text())["annotations"][0]

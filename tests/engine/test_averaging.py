@@ -4,7 +4,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from dvis_d2.engine import Trainer
-from dvis_d2.engine.averaging import AverageWeights
+from dvis_d2.engine.hooks import AverageWeights
 
 
 def state(model):
@@ -15,7 +15,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_average_by_hand_with_the_normalisations_statistics():
+def test_average_by_hand_with_the_normalizations_statistics():
     model = nn.BatchNorm2d(1)
     hook = AverageWeights(model, 0.75)
     for value in (8.0, 4.0, 0.0):

@@ -13,13 +13,13 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from dvis_d2.engine import Trainer, argument_parser, launch, setup_cfg
+from dvis_d2.engine import Trainer, argument_parser, setup_cfg
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("several_runs.py")
 ENV = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-# The normalisation of a layer must not depend on the other images; SGD, since AdamW's first steps are the signs of
+# The normalization of a layer must not depend on the other images; SGD, since AdamW's first steps are the signs of
 # gradients, and rounding decides the sign of those that are 0.
 COMMON = "SOLVER.OPTIMIZER SGD SOLVER.BASE_LR 0.01 SOLVER.MAX_ITER 3 SOLVER.IMS_PER_BATCH 4".split()
 NORMS = "MODEL.RESNETS.NORM {0} MODEL.FPN.NORM {0} MODEL.LABEL_MAP_HEAD.NORM {0} MODEL.ROI_MASK_HEAD.NORM {0}"
@@ -101,7 +101,7 @@ def test_two_processes_equal_one(runs, tmp_path):
         a, b = (checkpoint[key] for checkpoint in stored)
         assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
 
-    # the batch as a whole, where all images have as many pixels of everything, with synchronised statistics
+    # the batch as a whole, where all images have as many pixels of everything, with synchronized statistics
     whole = run_here([*runs["sync"], "OUTPUT_DIR", str(tmp_path / "sync1")])
     assert_same_losses(whole, losses["sync"], 1e-4)
     assert abs(whole[0]["loss_pi"] / whole[1]["loss_pi"] - 1) > 1e-3
@@ -140,22 +140,3 @@ def test_two_machines_of_one_process(tiny_args, tmp_path):
     outputs = [machine.communicate()[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
     assert "World size: 2" in outputs[0] and (tmp_path / "out" / "model_final.pth").is_file()
-
-
-def test_torchrun_and_num_gpus_exclude_each_other(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "1")
-    with pytest.raises(SystemExit, match="leave out --num-gpus"):
-        launch(print, argument_parser().parse_args(["--num-gpus", "2"]))
-
-
-def test_more_processes_than_gpus_are_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SystemExit, match="2 processes on a machine with 1 GPUs.*CUDA_VISIBLE_DEVICES"):
-        launch(print, argument_parser().parse_args(["--num-gpus", "2"]))
-
-
-def test_one_process_runs_here(capsys):
-    launch(lambda args: print("gpus", args.num_gpus), argument_parser().parse_args([]))
-    assert "gpus 1" in capsys.readouterr().out

@@ -130,15 +130,3 @@ def test_training_picture_reaches_tensorboard(tiny_cfg):
     name, image, _ = pictures[0]
     assert image.shape[0] == 3 and image.shape[2] > 4 * image.shape[1] and 0 <= image.min() < image.max() <= 1
     assert trainer.model.training
-
-
-@pytest.mark.parametrize("optimizer, kind", [("SGD", torch.optim.SGD), ("ADAMW", torch.optim.AdamW)])
-def test_optimizers(tiny_cfg, optimizer, kind):
-    tiny_cfg.SOLVER.OPTIMIZER = optimizer
-    assert isinstance(Trainer.build_optimizer(tiny_cfg, torch.nn.Linear(2, 2)), kind)
-
-
-def test_unknown_optimizer_is_named(tiny_cfg):
-    tiny_cfg.SOLVER.OPTIMIZER = "LBFGS"
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER.*LBFGS"):
-        Trainer.build_optimizer(tiny_cfg, torch.nn.Linear(2, 2))

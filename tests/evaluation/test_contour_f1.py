@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.evaluation import ContourF1Evaluator, contour_precision_recall
-from dvis_d2.evaluation.contour_evaluator import image_precision_recall
-from dvis_d2.evaluation.contour_f1 import contour, f1
-from dvis_d2.evaluation.ground_truth import GroundTruth
+from dvis_d2.evaluation.contour_f1 import contour, f1, image_precision_recall
+from dvis_d2.evaluation.mask_evaluator import GroundTruth
 
 H, W = 30, 40
 THRESHOLDS = np.array([1.0, 2, 5])
@@ -25,7 +24,7 @@ def truth(*objects, void=NO_VOID):
     masks = np.array([o[0] for o in objects], dtype=bool).reshape(-1, H, W)
     crowd = np.array([len(o) > 2 for o in objects], dtype=bool)
     classes = np.array([o[1] for o in objects], dtype=np.int64)
-    return GroundTruth(masks, classes, crowd, np.zeros(len(objects), dtype=bool), void)
+    return GroundTruth(masks, classes, crowd, crowd, void)
 
 
 def score(predicted, ground_truth):

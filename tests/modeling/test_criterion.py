@@ -31,7 +31,6 @@ def test_terms_are_the_weighted_functions_on_the_raw_output(batch):
         pi_reduction="instances",
         pi_different_weight=2.5,
         pi_windows=((0, 0.5), (4, 0.5)),
-        pi_same_global=True,
         pi_background=True,
         ms_weight=0.2,
         ms_kind="truncated",
@@ -48,7 +47,6 @@ def test_terms_are_the_weighted_functions_on_the_raw_output(batch):
             theta=0.2,
             different_weight=2.5,
             window=((0, 0.5), (4, 0.5)),
-            same_global=True,
             background_as_instance=True,
         ),
         "loss_ms": 0.2 * mumford_shah_loss(logits.relu(), ids, kind="truncated"),
@@ -74,9 +72,8 @@ def test_sampled_pairs_and_the_pairs_reduction_reach_the_loss(batch):
     logits, ids = batch
     criterion = VariationalCriterion(
         pi_pairs="stratified",
-        pi_centre=1,
+        pi_center=1,
         pi_dilation=2,
-        pi_density_weighted=True,
         pi_reduction="pairs",
         pi_different_weight=1.5,
     )
@@ -84,16 +81,13 @@ def test_sampled_pairs_and_the_pairs_reduction_reach_the_loss(batch):
         logits,
         ids,
         pairs="stratified",
-        centre=1,
+        center=1,
         dilation=2,
-        density_weighted=True,
         reduction="pairs",
         different_weight=1.5,
     )
     torch.testing.assert_close(criterion(logits, ids)["loss_pi"], expected)
-    default = permutation_invariant_loss(
-        logits, ids, pairs="stratified", density_weighted=True, reduction="pairs", different_weight=1.5
-    )
+    default = permutation_invariant_loss(logits, ids, pairs="stratified", reduction="pairs", different_weight=1.5)
     assert not torch.isclose(expected, default)
 
 

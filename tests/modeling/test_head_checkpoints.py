@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from dvis_d2.config import add_dvis_config
 from dvis_d2.data import DVISDatasetMapper
 from dvis_d2.engine import Trainer
-from dvis_d2.modeling.test_time_augmentation import DVISWithTTA
+from dvis_d2.inference.test_time_augmentation import DVISWithTTA
 
 CLASS_LAYER = {"roi_heads.cls_score.weight", "roi_heads.cls_score.bias"}
 
@@ -89,17 +89,17 @@ def test_a_config_stored_before_these_options_means_their_defaults(tiny_cfg, tmp
     from detectron2.config import get_cfg
 
     older = tiny_cfg.clone()
-    for key in ("CLASS_AGNOSTIC", "SCORE_FUSION", "NMS", "CLASS_AGNOSTIC_NMS", "IOU_TARGET"):
+    for key in ("CLASS_AGNOSTIC", "NMS", "REFINE_PROPOSALS"):
         del older.MODEL.DVIS_ROI_HEADS[key]
     (tmp_path / "config.yaml").write_text(older.dump())
     cfg = get_cfg()
     add_dvis_config(cfg)
     cfg.merge_from_file(str(tmp_path / "config.yaml"))
     heads = build_model(cfg).roi_heads
-    assert (heads.class_agnostic, heads.score_fusion, heads.nms, heads.iou_target) == (False, "sum", "hard", "proposal")
+    assert (heads.class_agnostic, heads.nms, heads.refine_proposals) == (False, "hard", False)
 
 
-@pytest.mark.parametrize("key", ["SCORE_FUSION", "NMS", "IOU_TARGET", "MASK_SOURCE"])
+@pytest.mark.parametrize("key", ["NMS", "MASK_SOURCE"])
 def test_unknown_choices_are_named_when_the_model_is_built(tiny_cfg, key):
     tiny_cfg.MODEL.DVIS_ROI_HEADS[key] = "best"
     with pytest.raises(ValueError, match=f"MODEL.DVIS_ROI_HEADS.{key} is 'best'; it must be one of"):

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.modeling.losses import permutation_invariant_loss
-from dvis_d2.modeling.pairs.pairwise import float64_device
 
 MARGIN, THETA = 1.0, 0.1
 
@@ -48,14 +47,13 @@ def brute_force(
     window=0,
     same_window=None,
     background_as_instance=False,
-    weights=None,
 ):
     same_means, different_means, pair_means = [], [], []
     height, width = label_map.shape[1:]
-    weights = torch.ones_like(label_map) if weights is None else weights
-    for f, ids, w in zip(label_map, instance_ids, weights, strict=True):
-        f, ids, w = f.flatten(), ids.flatten(), w.flatten()
-        keep = ((ids >= 0) if background_as_instance else (ids > 0)) & (w > 0)
+    for f, ids in zip(label_map, instance_ids, strict=True):
+        f, ids = f.flatten(), ids.flatten()
+        w = torch.ones_like(f)
+        keep = (ids >= 0) if background_as_instance else (ids > 0)
         if reduction == "instances":
             size = ((ids[:, None] == ids) & keep).sum(1)
             w = w / size.clamp(min=1)
@@ -124,16 +122,6 @@ def test_value_and_gradient_equal_brute_force(reduction, options):
     assert_agrees(label_map, instance_ids, loss, expected)
 
 
-@pytest.mark.parametrize("reduction", ["instances", "pairs"])
-@pytest.mark.parametrize("window", [0, 4])
-def test_pixel_weights_equal_brute_force(reduction, window):
-    label_map, instance_ids = random_case(5)
-    weights = torch.rand(label_map.shape, dtype=torch.float64) * (torch.rand(label_map.shape) > 0.2)
-    options = {"reduction": reduction, "window": window, "weights": weights, "different_weight": 2.0}
-    loss = permutation_invariant_loss(label_map, instance_ids, **options)
-    assert_agrees(label_map, instance_ids, loss, brute_force(label_map, instance_ids, **options))
-
-
 @pytest.mark.parametrize("spread", [0.01, 0.3, 50.0])
 def test_nearly_solved_and_spread_out_maps_equal_brute_force(spread):
     label_map, instance_ids = random_case(6, spread=spread)
@@ -148,13 +136,6 @@ def test_windows_add_up_with_their_factors():
     expected = 0.5 * brute_force(label_map, instance_ids, different_weight=2.0) + 0.25 * brute_force(
         label_map, instance_ids, window=4, different_weight=2.0
     )
-    assert_agrees(label_map, instance_ids, loss, expected)
-
-
-def test_same_global_windows_only_the_different_term():
-    label_map, instance_ids = random_case(8)
-    loss = permutation_invariant_loss(label_map, instance_ids, window=4, different_weight=2.0, same_global=True)
-    expected = brute_force(label_map, instance_ids, window=4, different_weight=2.0, same_window=0)
     assert_agrees(label_map, instance_ids, loss, expected)
 
 
@@ -182,15 +163,6 @@ def test_gradcheck(options):
     assert torch.autograd.gradcheck(
         lambda f: permutation_invariant_loss(f, instance_ids, **options), (label_map,), eps=1e-7
     )
-
-
-def test_second_derivative_is_refused():
-    label_map, instance_ids = random_case(11)
-    scale = torch.tensor(2.0, requires_grad=True)
-    loss = permutation_invariant_loss(label_map, instance_ids) * scale
-    (gradient,) = torch.autograd.grad(loss, label_map, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
 
 
 cases = st.integers(0, 2**31)
@@ -312,12 +284,6 @@ def test_large_map_equals_a_sum_over_a_few_of_its_pixels():
         repulsion = -((MARGIN - d.abs()) / THETA).clamp(0, 1) * d.sign()
         expected = torch.where(ids == ids[i], attraction, 2 * repulsion).sum() / total
         assert gradient[keep][i].item() == pytest.approx(expected.item(), rel=1e-7, abs=1e-12)
-
-
-def test_float64_sums_move_to_the_cpu_only_where_the_device_has_none():
-    assert float64_device(torch.device("mps")).type == "cpu"
-    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
-    assert float64_device(torch.device("cpu")).type == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

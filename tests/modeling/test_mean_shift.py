@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import MeanShift
 
-from dvis_d2.modeling.mean_shift import label_levels, mean_shift_1d, mean_shift_1d_batched
+from dvis_d2.modeling.mean_shift import mean_shift_1d, mean_shift_1d_batched
 
 
 def climb(values, bandwidth, weights=None, max_steps=4000):
@@ -43,8 +43,8 @@ def check_against_climb(values, bandwidth, weights=None):
 def test_random_values_climb_to_the_same_modes(seed, bandwidth):
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(500, generator=generator) * 8
-    centres = torch.rand(6, generator=generator) * 6
-    mixture = centres[torch.randint(6, (500,), generator=generator)]
+    centers = torch.rand(6, generator=generator) * 6
+    mixture = centers[torch.randint(6, (500,), generator=generator)]
     mixture = mixture + 0.2 * torch.randn(500, generator=generator)
     check_against_climb(uniform, bandwidth)
     check_against_climb(mixture, bandwidth)
@@ -58,14 +58,14 @@ def test_random_weights_climb_to_the_same_modes():
 
 @st.composite
 def mixtures(draw):
-    """Values around centres, whose distances keep clear of where two equal modes merge (2/3 bandwidth)."""
+    """Values around centers, whose distances keep clear of where two equal modes merge (2/3 bandwidth)."""
     gaps = draw(st.lists(st.sampled_from([0.3, 0.45, 0.9, 1.3, 5.0]), min_size=0, max_size=5))
     sizes = draw(st.lists(st.integers(5, 60), min_size=len(gaps) + 1, max_size=len(gaps) + 1))
     spread = draw(st.sampled_from([0.0, 0.02, 0.1]))
     seed = draw(st.integers(0, 2**16))
-    centres = draw(st.sampled_from([0.0, -7.3, 1000.0])) + np.cumsum([0.0, *gaps])
+    centers = draw(st.sampled_from([0.0, -7.3, 1000.0])) + np.cumsum([0.0, *gaps])
     noise = np.random.default_rng(seed).normal(0, spread, sum(sizes)) if spread else np.zeros(sum(sizes))
-    return torch.from_numpy(np.repeat(centres, sizes) + noise)
+    return torch.from_numpy(np.repeat(centers, sizes) + noise)
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,9 +96,9 @@ def test_agrees_with_scikit_learn_on_well_separated_values(bin_seeding):
     values = rng.permutation(values)
     theirs = MeanShift(bandwidth=0.9, bin_seeding=bin_seeding).fit(values[:, None])
     modes, assignment = mean_shift_1d(torch.from_numpy(values), 0.9)
-    centres = theirs.cluster_centers_[:, 0]
-    assert modes.numpy() == pytest.approx(np.sort(centres), abs=0.02)
-    assert np.array_equal(np.argsort(np.argsort(centres))[theirs.labels_], assignment.numpy())
+    centers = theirs.cluster_centers_[:, 0]
+    assert modes.numpy() == pytest.approx(np.sort(centers), abs=0.02)
+    assert np.array_equal(np.argsort(np.argsort(centers))[theirs.labels_], assignment.numpy())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -251,11 +251,3 @@ def test_gpu_gives_the_same_as_the_cpu():
     gpu_modes, gpu_assignment = mean_shift_1d(values.cuda(), 0.4)
     assert torch.allclose(gpu_modes.cpu(), modes, atol=1e-6)
     assert torch.equal(gpu_assignment.cpu(), assignment)
-
-
-def test_levels_of_a_map():
-    nan = float("nan")
-    label_map = torch.tensor([[0.0, 2.0, 2.1], [nan, 4.0, 0.9], [2.05, float("inf"), 4.0]])
-    levels = label_levels(label_map, 0.6, foreground_threshold=1.0)
-    assert levels.tolist() == [[-1, 0, 0], [-1, 1, -1], [0, -1, 1]]
-    assert label_levels(torch.zeros(2, 3), 0.6, foreground_threshold=1.0).tolist() == [[-1] * 3] * 2

@@ -47,7 +47,7 @@ def train_step(model, inputs):
 HARD_CASES = {
     "two objects": [two_objects()],
     "sizes that differ and do not divide": [two_objects(), two_objects(61, 75)],
-    # two of them: batch normalisation has no statistics of a single value
+    # two of them: batch normalization has no statistics of a single value
     "one pixel": [torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)],
     "no object": [torch.zeros(64, 64, dtype=torch.int64)],
     "all ignored": [torch.full((64, 64), -1)],

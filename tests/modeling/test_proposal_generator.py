@@ -1,14 +1,12 @@
-import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
 from dvis_d2.modeling import MeanShiftProposer
-from dvis_d2.modeling.proposal_generator import mean_values
 from dvis_d2.modeling.targets import instance_masks
 
-GROUPING = dict(bandwidths=(0.9, 0.4), readings=("levels", "parts"), min_area=2)
+GROUPING = dict(bandwidths=(0.9, 0.4), candidates=("levels", "parts"), min_area=2)
 
 
 class FixedHead(torch.nn.Module):
@@ -60,6 +58,7 @@ def test_cells_in_the_padding_are_no_proposals():
 def training_proposals(ids, label_map, num_perturbed):
     num = int(ids.max().clamp(min=0))
     truth = Instances((32, 40), gt_classes=torch.zeros(num), gt_masks=BitMasks(torch.zeros(num, 32, 40)))
+    truth.gt_map_masks = instance_masks(ids[0], num)
     images = ImageList(torch.zeros(1, 3, 32, 40), [(32, 40)])
     with EventStorage(0):
         (proposals,), _ = make_proposer(label_map, num_perturbed).train()(images, {}, [truth], ids)
@@ -84,16 +83,7 @@ def test_training_drops_proposals_on_ignored_ground():
     assert len(proposals) == 1 and proposals.proposal_masks[0, 2, 2]
 
 
-def test_mean_values():
-    ids = two_objects()
-    values = mean_values(ids[0].float() * 3, instance_masks(ids[0], 2))
-    assert values.tolist() == [3.0, 6.0]
-
-
-@pytest.mark.parametrize(
-    "key, option", [("PI_SAME_GLOBAL", "same_global"), ("PI_BACKGROUND", "background_as_instance")]
-)
-def test_options_of_the_loss_reach_the_criterion(tiny_cfg, key, option):
-    assert build_model(tiny_cfg).proposal_generator.criterion.pi_options[option] is False
-    tiny_cfg.MODEL.VARIATIONAL_LOSS[key] = True
-    assert build_model(tiny_cfg).proposal_generator.criterion.pi_options[option] is True
+def test_options_of_the_loss_reach_the_criterion(tiny_cfg):
+    assert build_model(tiny_cfg).proposal_generator.criterion.pi_options["background_as_instance"] is False
+    tiny_cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = True
+    assert build_model(tiny_cfg).proposal_generator.criterion.pi_options["background_as_instance"] is True

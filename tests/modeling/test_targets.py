@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from dvis_d2.modeling.targets import downsample_instance_ids, instance_masks, perturb_masks
+from dvis_d2.modeling.targets import downsample_instance_ids, instance_masks
 
 
 def test_downsample_takes_the_majority_of_every_cell():
@@ -34,43 +33,3 @@ def test_instance_masks_are_in_the_order_of_the_instances():
     assert masks.shape == (4, 2, 3)
     assert masks.sum(dim=(1, 2)).tolist() == [1, 2, 1, 0]
     assert masks[1, 0].tolist() == [False, True, True]
-
-
-@pytest.fixture
-def two_objects():
-    ids = torch.zeros(40, 40, dtype=torch.int64)
-    ids[5:15, 5:15] = 1
-    ids[20:36, 22:38] = 2
-    ids[5:15, 15:20] = -1
-    return ids, instance_masks(ids, 2)
-
-
-def test_perturbed_masks_cover_the_whole_range_of_iou(two_objects):
-    ids, masks = two_objects
-    torch.manual_seed(0)
-    ious = []
-    for _ in range(200):
-        perturbed = perturb_masks(masks, ids)
-        assert not (perturbed & (ids < 0)).any()
-        union = (perturbed | masks).sum(dim=(1, 2))
-        ious.append((perturbed & masks).sum(dim=(1, 2)) / union)
-    ious = torch.stack(ious).flatten()
-    counts = torch.histc(ious, bins=5, min=0, max=1)
-    assert (counts[1:] > 10).all(), counts  # every IoU from 0.2 up
-    assert (ious == 1).float().mean() > 0.1
-
-
-def test_perturbed_masks_do_not_wrap_around_the_border():
-    ids = torch.zeros(20, 20, dtype=torch.int64)
-    ids[0:10, 0:10] = 1
-    masks = instance_masks(ids, 1)
-    torch.manual_seed(0)
-    for _ in range(100):
-        perturbed = perturb_masks(masks, ids)[0]
-        assert not perturbed[16:].any() and not perturbed[:, 16:].any()
-
-
-@pytest.mark.parametrize("num", [0, 1])
-def test_perturbing_few_or_empty_masks_works(num):
-    masks = torch.zeros(num, 6, 6, dtype=torch.bool)
-    assert not perturb_masks(masks, torch.zeros(6, 6, dtype=torch.int64)).any()

@@ -54,21 +54,15 @@ def test_inference_takes_what_the_command_line_does_not_set(weights):
     assert cfg.MODEL.DVIS_ROI_HEADS.ALPHA == 0.75
     assert cfg.MODEL.MEAN_SHIFT.BANDWIDTHS == [0.33]
     assert cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST == 0.7
-    assert cfg.MODEL.MEAN_SHIFT.CRUMB_RATIO == default.MODEL.MEAN_SHIFT.CRUMB_RATIO
+    assert cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO == default.MODEL.MEAN_SHIFT.MIN_PART_RATIO
 
 
 def test_a_value_that_is_named_like_a_key_does_not_override(weights):
     assert setup("MODEL.WEIGHTS", weights, "OUTPUT_DIR", ALPHA).MODEL.DVIS_ROI_HEADS.ALPHA == 0.125
 
 
-@pytest.mark.parametrize(
-    "opts, inference",
-    [((), False), (("TEST.USE_TUNED_THRESHOLDS", "False"), True)],
-    ids=["training", "switched off"],
-)
-def test_training_and_the_switch_leave_the_config_alone(weights, opts, inference):
-    cfg = setup("MODEL.WEIGHTS", weights, *opts, inference=inference)
-    assert current_thresholds(cfg) == current_thresholds(setup())
+def test_training_leaves_the_config_alone(weights):
+    assert current_thresholds(setup("MODEL.WEIGHTS", weights, inference=False)) == current_thresholds(setup())
 
 
 @pytest.mark.parametrize("path", ["", "detectron2://ImageNetPretrained/MSRA/R-50.pkl", "nowhere/model.pth"])
@@ -95,30 +89,42 @@ def test_thresholds_older_than_the_weights_are_taken_with_a_warning(weights, log
 
 @pytest.mark.parametrize(
     "thresholds, named",
-    [({"SOLVER.BASE_LR": 1.0}, "SOLVER.BASE_LR"), ({ALPHA: "much"}, "ALPHA")],
-    ids=["not a threshold", "wrong type"],
+    [
+        ({"SOLVER.BASE_LR": 1.0}, "SOLVER.BASE_LR"),
+        ({"MODEL.DVIS_ROI_HEADS.SCORE_FUSION": "product"}, "SCORE_FUSION"),  # of version 0.1.0
+        ({"MODEL.DVIS_ROI_HEADS.MASK_SOURCE": "fused"}, "'fused'"),  # of version 0.1.0
+        ({"MODEL.MEAN_SHIFT.READINGS": ["levels", "merged"]}, "'merged'"),  # of version 0.1.0
+        ({ALPHA: "much"}, "ALPHA"),
+    ],
+    ids=["not a threshold", "gone", "no such source", "no such candidates", "wrong type"],
 )
 def test_an_unusable_file_is_named(weights, thresholds, named):
     path = os.path.join(os.path.dirname(weights), FILE_NAME)
     write_thresholds(path, thresholds)
     with pytest.raises(ValueError, match=named) as error:
         setup("MODEL.WEIGHTS", weights)
-    assert path in str(error.value)
+    assert path in str(error.value) and len(str(error.value).splitlines()) == 2
+
+
+def test_keys_of_version_0_1_0_are_read_by_their_new_names(weights):
+    path = os.path.join(os.path.dirname(weights), FILE_NAME)
+    write_thresholds(path, {"MODEL.MEAN_SHIFT.READINGS": ["linked"], "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.2})
+    cfg = setup("MODEL.WEIGHTS", weights, "MODEL.MEAN_SHIFT.MIN_PART_RATIO", "0.3")
+    assert cfg.MODEL.MEAN_SHIFT.CANDIDATES == ["linked"]
+    assert cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO == 0.3  # the command line still comes first
 
 
 def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
     values = {
         "MODEL.MEAN_SHIFT.BANDWIDTHS": [0.31],
         "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": 0.41,
-        "MODEL.MEAN_SHIFT.READINGS": ["linked"],
+        "MODEL.MEAN_SHIFT.CANDIDATES": ["linked"],
         "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": [0.11, 0.2],
-        "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.12,
+        "MODEL.MEAN_SHIFT.MIN_PART_RATIO": 0.12,
         "MODEL.MEAN_SHIFT.NMS_THRESH": 0.71,
         "MODEL.DVIS_ROI_HEADS.ALPHA": 0.13,
-        "MODEL.DVIS_ROI_HEADS.SCORE_FUSION": "product",
         "MODEL.DVIS_ROI_HEADS.MASK_SOURCE": "head",
         "MODEL.DVIS_ROI_HEADS.NMS": "matrix",
-        "MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC_NMS": True,
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.14,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.15,
     }
@@ -131,7 +137,7 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
     built = Trainer.build_model(tiny_cfg)
     for model in (given, built):  # lists and tuples mean the same to the grouping
         grouping = model.proposal_generator.grouping
-        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "readings", "link_thresholds")}
+        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "candidates", "link_thresholds")}
     assert given.proposal_generator.grouping == built.proposal_generator.grouping
     for name in HEAD_KEYS.values():
         assert getattr(given.roi_heads, name) == getattr(built.roi_heads, name)

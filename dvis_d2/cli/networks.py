@@ -1,0 +1,154 @@
+"""Commands that need a network: train, eval, predict, tune."""
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from .. import engine
+from ..inference.pictures import draw_files, draw_sheet, find_images, write_picture
+from ..tuning import merge_tuned_thresholds
+from ..tuning.search import store_tuning, tune_thresholds
+
+# options may stand between KEY VALUE pairs, and a negative value is no option
+CONFIG_PAIRS: dict = {"ignore_unknown_options": True}
+SHEET_CONFIDENCE = 0.5  # least score of the detections on sheet.png
+
+config_file = click.option(
+    "--config-file", required=True, metavar="FILE", help="A YAML file; those of dvis_d2 are found from anywhere."
+)
+num_gpus = click.option(
+    "--num-gpus", type=click.IntRange(1), default=1, help="Processes on this machine, each with a GPU if there are any."
+)
+
+
+def check_pairs(pairs: Sequence[str]) -> list[str]:
+    """`pairs`, KEY, VALUE, KEY, ...; what does not look like it is a usage error."""
+    for key in pairs[::2]:
+        if key.startswith("-"):
+            raise click.NoSuchOption(key)
+    if len(pairs) % 2:
+        raise click.UsageError(f"{pairs[-1]} has no value: give the config as pairs KEY VALUE")
+    return list(pairs)
+
+
+def config_options(command: Callable) -> Callable:
+    """``--config-file``, own data, and KEY VALUE pairs."""
+    raw, metavar = click.UNPROCESSED, "[KEY VALUE]..."
+    pairs = click.argument("opts", metavar=metavar, nargs=-1, type=raw, callback=lambda _ctx, _param, v: check_pairs(v))
+    command = pairs(command)
+    for split, use in (("val", "evaluate"), ("train", "train")):
+        images = click.option(f"--{split}-images", metavar="DIR", help="Their images; default: beside the JSON.")
+        annotations = click.option(f"--{split}-json", metavar="FILE", help=f"COCO annotations to {use} on.")
+        command = annotations(images(command))
+    return config_file(command)
+
+
+def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
+    """The arguments of train_net.py, with their defaults where nothing is given."""
+    return engine.argument_parser().parse_args(opts, argparse.Namespace(dist_url="auto", **given))
+
+
+@click.command(context_settings=CONFIG_PAIRS)
+@config_options
+@num_gpus
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR, if there is one.")
+@click.option("--sheet-images", type=click.IntRange(0), default=12, show_default=True, help="On sheet.png; 0: none.")
+def train(sheet_images: int, **given: Any) -> None:
+    """Train, evaluate, and draw a sheet of validation images.
+
+    OUTPUT_DIR gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR
+    0.001, OUTPUT_DIR output/mine.
+    """
+    engine.launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
+
+
+def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
+    """Train in every process; the main one reports, if there is something to evaluate on."""
+    cfg, results = engine.train(args)
+    if not results or not comm.is_main_process():
+        return
+    with open(os.path.join(cfg.OUTPUT_DIR, "results.json"), "w") as f:
+        # JSON has no nan, which COCO's metrics use for "no such objects"
+        json.dump(json.loads(json.dumps(results, default=float), parse_constant=lambda _: None), f, indent=2)
+    pictures = ""
+    if sheet_images:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        if cfg.TEST.TUNE_THRESHOLDS:
+            merge_tuned_thresholds(cfg)
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = SHEET_CONFIDENCE
+        path = os.path.join(cfg.OUTPUT_DIR, "sheet.png")
+        write_picture(path, draw_sheet(cfg, sheet_images))
+        pictures = f"; pictures: {path}"
+    by_dataset = results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
+    for name, tasks in by_dataset.items():
+        print(f"{name}: {summarize(tasks)}{pictures}")
+
+
+def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
+    """The first two metrics of the masks' task, say "segm AP 80.5, AP50 95.1"."""
+    task = "segm" if "segm" in results else next(iter(results))
+    metrics = list(results[task].items())[:2]
+    return f"{task} " + ", ".join(f"{name} {value:.1f}" for name, value in metrics)
+
+
+@click.command("eval", context_settings=CONFIG_PAIRS)
+@config_options
+@num_gpus
+@click.option("--resume", is_flag=True, help="Evaluate the last checkpoint in OUTPUT_DIR instead of MODEL.WEIGHTS.")
+def evaluate(**given: Any) -> None:
+    """Evaluate MODEL.WEIGHTS on DATASETS.TEST."""
+    engine.launch(engine.evaluate, program_arguments(**given, eval_only=True))
+
+
+@click.command(context_settings=CONFIG_PAIRS)
+@config_file
+@click.option("-o", "--output", required=True, help="Folder for the pictures, or one file for one image.")
+@click.option("--confidence-threshold", type=float, default=0.5, show_default=True, help="Least score that is drawn.")
+@click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, required=True, type=click.UNPROCESSED)
+def predict(arguments: tuple[str, ...], output: str, confidence_threshold: float, config_file: str) -> None:
+    """Draw what a trained network sees in images: label map, proposals, result.
+
+    INPUT is an image file, or a pattern in quotes. MODEL.WEIGHTS FILE behind the images names the network.
+    """
+    top = get_cfg().keys()
+    keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
+    first = next(keys, len(arguments))
+    threshold = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(confidence_threshold)]
+    args = program_arguments(threshold + check_pairs(arguments[first:]), config_file=config_file)
+    files = find_images(arguments[:first])
+    setup_logger(name="fvcore")
+    draw_files(engine.setup_cfg(args, inference=True), files, output)
+
+
+@click.command(context_settings=CONFIG_PAIRS)
+@config_options
+@click.option("--num-images", type=click.IntRange(2), default=400, show_default=True, help="At most, evenly chosen.")
+def tune(num_images: int, **given: Any) -> None:
+    """Tune the inference thresholds of MODEL.WEIGHTS on DATASETS.TEST.
+
+    Half of the images are tuned on; the other half decides whether the values are written to thresholds.yaml beside the
+    weights, which evaluation and prediction take from there.
+    """
+    setup_logger(name="fvcore")
+    cfg = engine.setup_cfg(program_arguments(**given))
+    weights = cfg.MODEL.WEIGHTS
+    if not os.path.isfile(weights):
+        raise FileNotFoundError(f"MODEL.WEIGHTS is {weights!r}, not a file: append MODEL.WEIGHTS and a model's path")
+    model = engine.Trainer.build_model(cfg)
+    DetectionCheckpointer(model).load(weights)
+    with torch.no_grad():
+        tuning = tune_thresholds(cfg, model, num_images=num_images)
+    path = store_tuning(tuning, os.path.dirname(weights))
+    click.echo(f"{tuning.table()}\n{tuning.verdict()}\n{path} written")

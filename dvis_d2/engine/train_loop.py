@@ -1,0 +1,117 @@
+import contextlib
+import logging
+import time
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+
+class TrainingStep(SimpleTrainer):
+    """Detectron2's step in float32, float16 or bfloat16, on a batch that may be taken in parts.
+
+    The parts run one after another and their gradients are averaged before the one update. Part j of k in process r of
+    p has the images and the random draws of process r + p j of p k: parts and processes are interchangeable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device_type: str,
+        dtype: torch.dtype = torch.float32,
+        num_parts: int = 1,
+        seed: int = -1,
+    ):
+        """`device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
+        generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative."""
+        super().__init__(model, data_loader, optimizer)
+        self.dtype = dtype
+        self.num_parts = num_parts
+        self.seed = seed
+        self.autocast = torch.autocast(device_type, dtype, enabled=dtype != torch.float32)
+        # bfloat16 has float32's range, so it needs no loss scaling
+        self.grad_scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+        self.last_batch: list[dict] = []
+
+    def run_step(self):
+        start = time.perf_counter()
+        self.last_batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        losses: dict[str, torch.Tensor] = {}
+        for part in range(self.num_parts):
+            for name, loss in self._add_gradients(part).items():
+                losses[name] = losses.get(name, 0) + loss.detach() / self.num_parts
+        self._write_metrics(losses, data_time)
+        # after the processes exchanged gradients, which they wait for; other models than DVIS have no idle parameters
+        for parameter in getattr(getattr(self.model, "module", self.model), "idle_parameters", tuple)():
+            parameter.grad = None
+        # before the step, since a fused optimizer would leave it until after the clipping of the gradients
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _add_gradients(self, part: int) -> dict[str, torch.Tensor]:
+        """Forward and backward pass of one part; processes exchange gradients after the last."""
+        if self.seed >= 0:
+            number = (self.iter * self.num_parts + part) * comm.get_world_size() + comm.get_rank()
+            seed_all_rng(self.seed + number)
+        wait = isinstance(self.model, DistributedDataParallel) and part + 1 < self.num_parts
+        with self.model.no_sync() if wait else contextlib.nullcontext():
+            with self.autocast:
+                losses = self.model(self.last_batch[part :: self.num_parts])
+            self.grad_scaler.scale(sum(losses.values()) / self.num_parts).backward()
+        return losses
+
+    def _write_metrics(self, loss_dict, *args, **kwargs):
+        bad = [name for name, value in loss_dict.items() if not torch.isfinite(value).all()]
+        if bad:
+            files = [x.get("file_name", "(no file name)") for x in self.last_batch]
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite at iteration {self.iter}, on the images {files}. Check these images and "
+                "their annotations; if they are sound, lower SOLVER.BASE_LR or turn on SOLVER.CLIP_GRADIENTS. No "
+                "weights were changed by this step; continue from the last checkpoint with --resume."
+            )
+        super()._write_metrics(loss_dict, *args, **kwargs)
+
+    def state_dict(self):
+        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}  # empty if it is not enabled
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def build_step(
+    cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
+) -> TrainingStep:
+    """The step that ``SOLVER.AMP.ENABLED``, ``SOLVER.ACCUMULATE_STEPS``, ``SEED`` and ``MODEL.DEVICE`` ask for;
+    ValueError if the batch cannot be divided among processes and parts."""
+    images, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
+    if parts < 1 or images % (processes * parts):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {images} and SOLVER.ACCUMULATE_STEPS is {parts}: the batch has to be a multiple "
+            f"of the {processes} processes times the steps, at least 1"
+        )
+    device = torch.device(cfg.MODEL.DEVICE).type
+    dtype = autocast_dtype(device) if cfg.SOLVER.AMP.ENABLED else torch.float32
+    return TrainingStep(model, data_loader, optimizer, device_type=device, dtype=dtype, num_parts=parts, seed=cfg.SEED)
+
+
+def autocast_dtype(device_type: str) -> torch.dtype:
+    """What mixed precision is on a device; a CPU that is slow in bfloat16 keeps to float32."""
+    if device_type != "cpu":
+        return torch.float16
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    logging.getLogger(__name__).info("This CPU has no fast bfloat16: SOLVER.AMP.ENABLED is without effect")
+    return torch.float32

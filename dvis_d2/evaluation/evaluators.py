@@ -1,0 +1,112 @@
+"""Which evaluator a data set gets, the packages that it needs, and what Detectron2's evaluators lack."""
+
+import functools
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Sequence
+from unittest import mock
+
+import detectron2.evaluation as d2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from faster_coco_eval import COCOeval_faster
+
+from .ap_r import APrEvaluator
+from .contour_f1 import ContourF1Evaluator
+
+# evaluator_type of a data set -> modules that reading and evaluating it import, and what to give to pip
+PACKAGES = {
+    # Its dependency opencv-python would overwrite the headless build; the others are there.
+    "lvis": (("lvis",), "--no-deps lvis"),
+    "cityscapes_instance": (("cityscapesscripts", "shapely"), "cityscapesscripts shapely"),
+}
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> d2.DatasetEvaluator:
+    """The evaluator that a data set's metadata ask for as `evaluator_type`: AP^r and contour F1 ("pascal_instance"),
+    that of "lvis" or "cityscapes_instance", or COCO's ("coco", or no type). Where `TEST.DETECTIONS_PER_IMAGE` is above
+    COCO's 100, COCO's AP counts them all. Predictions and tables are written into the folder. NotImplementedError for
+    any other type."""
+    require_packages([dataset_name])
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    # The tasks are named so that a model that finds nothing gets a result too.
+    tasks = ("bbox", "segm")
+    if evaluator_type == "pascal_instance":
+        return d2.DatasetEvaluators([APrEvaluator(dataset_name, output_folder), ContourF1Evaluator(dataset_name)])
+    if evaluator_type == "lvis":
+        return _NumPy2LVISEvaluator(dataset_name, tasks, output_dir=output_folder)
+    if evaluator_type == "cityscapes_instance":
+        return _NumPy2CityscapesEvaluator(dataset_name)
+    if evaluator_type == "coco":
+        max_dets = max(100, cfg.TEST.DETECTIONS_PER_IMAGE)
+        return DVISCOCOEvaluator(dataset_name, tasks, output_dir=output_folder, max_dets_per_image=max_dets)
+    known = "'coco', 'lvis', 'cityscapes_instance' and 'pascal_instance'"
+    raise NotImplementedError(f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are {known}")
+
+
+def require_packages(dataset_names: Sequence[str]) -> None:
+    """ImportError, with the command that helps, if a package is missing that reading or evaluating registered data
+    sets needs. To be called before anything expensive starts."""
+    for name in dataset_names:
+        modules, arguments = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ((), ""))
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            command = f"python -m pip install {arguments}"
+            raise ImportError(f"the data set {name} needs {', '.join(missing)}: {command}", name=missing[0])
+
+
+class DVISCOCOEvaluator(d2.COCOEvaluator):
+    """COCO's, with faster-coco-eval; `use_fast_impl` is no argument.
+
+    For a JSON without annotations (test-dev, Table 4), `evaluate` returns {} and writes COCO's results format without
+    boxes, ``coco_segm_results.json``: the server would take a box's area for the mask's.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, use_fast_impl=False)
+        self._use_fast_impl = True  # use what is named COCOeval_opt, whether or not Detectron2's own was compiled
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict:
+        # Detectron2 has no argument for it. Its two classes differ in the limit on the detections only, which this
+        # one takes from its params.
+        fast = functools.partial(COCOeval_faster, print_function=print)
+        with mock.patch.multiple(d2.coco_evaluation, COCOeval_opt=fast, COCOevalMaxDets=fast):
+            results = super().evaluate(img_ids)
+        if not self._do_evaluation and comm.is_main_process():
+            with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json")) as file:
+                entries = [{key: value for key, value in entry.items() if key != "bbox"} for entry in json.load(file)]
+            path = os.path.join(self._output_dir, "coco_segm_results.json")
+            with PathManager.open(path, "w") as file:
+                json.dump(entries, file)
+            logging.getLogger(__name__).info("No annotations, so no evaluation. For COCO's evaluation server: %s", path)
+        return results
+
+
+# The packages behind these two use names that NumPy took out. The names exist while an evaluation runs only.
+
+
+class _NumPy2LVISEvaluator(d2.LVISEvaluator):
+    """lvis 0.5.3 needs ``np.float``, which NumPy 1.24 took out."""
+
+    def evaluate(self) -> dict | None:
+        with mock.patch.object(np, "float", float, create=True):
+            return super().evaluate()
+
+
+class _NumPy2CityscapesEvaluator(d2.CityscapesInstanceEvaluator):
+    """cityscapesscripts 2.3.0 needs ``np.in1d``, which NumPy 2.4 took out, and cannot write NumPy 2.4's integers into
+    its ``matches.json`` (which it would leave in the working directory)."""
+
+    def evaluate(self) -> dict | None:
+        from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as scripts
+
+        with (
+            mock.patch.object(np, "in1d", lambda a, b: np.isin(np.ravel(a), b), create=True),
+            mock.patch.object(scripts, "writeDict2JSON", lambda data, path: None),
+        ):
+            return super().evaluate()

@@ -1,0 +1,104 @@
+"""Pictures: what the network saw, its label map, the proposals, the result. All images uint8 RGB."""
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.visualizer import Visualizer, _create_text_labels
+
+MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
+MAX_LABELS = 15  # of more instances than this the labels would hide the picture
+TITLE_HEIGHT = 24
+GAP = 6
+
+
+def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
+    """(h, w, 3) of a label map, float (h, w), after the ReLU: background black, the labels up to the largest in the
+    colors of a rainbow."""
+    values = torch.nan_to_num(label_map.detach().float().cpu()).numpy()
+    top = max(float(values.max(initial=0)), 1e-6)
+    # background fades into black instead of being one more color of the rainbow
+    brightness = np.clip(values, 0, 1)[..., None]
+    return (matplotlib.colormaps["gist_rainbow"](values / top)[..., :3] * brightness * 255).astype(np.uint8)
+
+
+def colorize_levels(levels: torch.Tensor) -> np.ndarray:
+    """(h, w, 3) of levels, int64 (h, w): every one in a color of its own, in their order; -1, background, is black."""
+    numbers = levels.cpu().numpy()
+    colors = np.concatenate([_distinct_colors(int(numbers.max(initial=-1)) + 1), np.zeros((1, 3))])
+    return colors[numbers].astype(np.uint8)
+
+
+def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
+    """The proposals' masks, each in a color of its own, the best on top, over the darkened image."""
+    canvas = (image * 0.4).astype(np.uint8)
+    height, width = image.shape[:2]
+    colors = _distinct_colors(len(proposals))
+    masks = proposals.proposal_masks.cpu().numpy().astype(np.uint8)
+    for mask, color in zip(masks[::-1], colors[::-1], strict=True):
+        full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        canvas[full > 0] = (canvas[full > 0] * 0.7 + color * 0.3).astype(np.uint8)
+        contours, _ = cv2.findContours(full, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, contours, -1, color.tolist(), 1)
+    return canvas
+
+
+def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata, scale: float = 1.0) -> np.ndarray:
+    """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the image
+    enlarged ``scale`` times; boxes and labels only where they are few."""
+    visualizer = Visualizer(image, metadata, scale=scale)
+    instances = instances.to("cpu")
+    detected = instances.has("pred_masks")
+    masks = instances.pred_masks if detected else instances.gt_masks.tensor
+    classes = instances.pred_classes if detected else instances.gt_classes
+    scores = instances.scores if detected else None
+    labels = _create_text_labels(classes.tolist(), scores, metadata.get("thing_classes", None))
+    colors = _distinct_colors(len(masks)) / 255
+    # as bitmaps: Visualizer.overlay_instances would fill the holes
+    for mask, color in zip(masks.numpy(), colors, strict=True):
+        visualizer.draw_binary_mask(mask, color=color, alpha=0.5)
+    if len(masks) > MAX_LABELS:
+        return visualizer.output.get_image()
+    boxes = BitMasks(masks).get_bounding_boxes()
+    return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
+
+
+def draw_panel(
+    image: np.ndarray,
+    output: dict,
+    metadata: Metadata,
+    ground_truth: Instances | None = None,
+    ground_truth_metadata: Metadata | None = None,
+) -> np.ndarray:
+    """One image's row: image, ground truth where given, label map, levels, proposals, result, with their titles.
+
+    Args:
+        output: of :meth:`DVIS.inference` with ``intermediate=True``, instances at the image's size.
+        metadata: names the classes of the detections, and of the ground truth if there is no other for that.
+        ground_truth: with ``gt_classes`` and ``gt_masks`` at the image's size.
+    """
+    scale = max(1.0, MIN_TILE_SIZE / min(image.shape[:2]))
+    result = draw_instances(image, output["instances"], metadata, scale)
+    size = result.shape[1], result.shape[0]
+    tiles = {"image": cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)}
+    if ground_truth is not None:
+        tiles["ground truth"] = draw_instances(image, ground_truth, ground_truth_metadata or metadata, scale)
+    for title, colorize in (("label map", colorize_label_map), ("levels", colorize_levels)):
+        cells = colorize(output[title.replace(" ", "_")])
+        tiles[title] = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
+    tiles |= {"proposals": draw_proposals(tiles["image"], output["proposals"]), "result": result}
+    return np.concatenate([_titled(tile, title) for title, tile in tiles.items()], axis=1)
+
+
+def _distinct_colors(num: int) -> np.ndarray:
+    """(num, 3) in [0, 255]: hues evenly spaced."""
+    return matplotlib.colormaps["hsv"](np.arange(num) / max(num, 1))[:, :3] * 255
+
+
+def _titled(tile: np.ndarray, title: str) -> np.ndarray:
+    """The tile on white, with its title above and a gap to the next."""
+    framed = cv2.copyMakeBorder(tile, TITLE_HEIGHT, 0, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    cv2.putText(framed, title, (4, TITLE_HEIGHT - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return framed

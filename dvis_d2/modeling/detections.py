@@ -1,0 +1,60 @@
+"""From verified proposals to detections: classes, one score, suppression of duplicates, and a limit.
+
+Shapes: K proposals of one image, C classes, (h, w) the label map's grid.
+"""
+
+import torch
+from torch import Tensor
+
+from .masks import mask_nms, matrix_nms
+
+NMS_KINDS = ("hard", "matrix")
+MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
+
+
+def detect(
+    masks: Tensor,
+    ious: Tensor,
+    class_probs: Tensor,
+    *,
+    alpha: float,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+    nms: str = "hard",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The detections among the proposals: a proposal is one of its best class, and one of every other class that is at
+    least `score_threshold` probable, as in Fast R-CNN. So a doubtful object is found whichever it is.
+
+    The score is alpha * IoU + (1 - alpha) * class probability (supplement 4).
+
+    Args:
+        masks: bool (K, h, w).
+        ious: float (K,) in [0, 1], predicted.
+        class_probs: float (K, C) in [0, 1].
+        alpha: weight of the IoU, in [0, 1].
+        score_threshold: detections with a lower score are dropped; with "matrix", a lower score after the decay.
+        nms_threshold: mask IoU above which the worse of two of a class is dropped; "hard" alone reads it.
+        nms: "hard", :func:`mask_nms`, or "matrix", :func:`matrix_nms`.
+
+    Returns:
+        the proposal int64, the class int64, and the score float of every detection, best first, (number kept,) each;
+        scores that are not finite are dropped.
+    """
+    highest = class_probs.amax(dim=1, keepdim=True)
+    rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
+    scores = alpha * ious[rows] + (1 - alpha) * class_probs[rows, classes]
+    if len(scores) > MAX_CANDIDATES:
+        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:MAX_CANDIDATES].sort().values
+        rows, classes, scores = rows[best], classes[best], scores[best]
+    # without those below the threshold: they are the last of all, so they suppress nothing
+    likely = (scores >= score_threshold) & torch.isfinite(scores)
+    rows, classes, scores = rows[likely], classes[likely], scores[likely]
+    if nms == "matrix":
+        scores = matrix_nms(masks[rows], scores, classes)
+        kept = torch.argsort(scores, descending=True, stable=True)
+        kept = kept[scores[kept] >= score_threshold]
+    else:
+        kept = mask_nms(masks[rows], scores, nms_threshold, classes)
+    kept = kept[:max_detections]
+    return rows[kept], classes[kept], scores[kept]

@@ -1,0 +1,1 @@
+"""Programs that compare, take apart and doubt the method; see README.md. The package never imports them."""

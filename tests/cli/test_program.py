@@ -1,0 +1,109 @@
+"""The program as a whole: its help, and errors of the user's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import dvis_d2
+from dvis_d2.cli import main
+from dvis_d2.cli.errors import UserErrors
+from dvis_d2.data import DatasetError
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ["--config-file", "shapes/shapes_easy.yaml"]
+
+
+def invoke(*args, program=main):
+    return CliRunner().invoke(program, [str(a) for a in args])
+
+
+def assert_two_lines(result, *parts):
+    assert result.exit_code == 2, result.output
+    what, advice = result.stderr.strip().splitlines()
+    assert what.startswith("Error: ") and advice.startswith("To do: ")
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["--version"]])
+def test_the_package_is_a_program(args):
+    command = [sys.executable, "-m", "dvis_d2", *args]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and ("Usage: dvis" in done.stdout or dvis_d2.__version__ in done.stdout)
+
+
+def test_every_command_explains_itself():
+    assert set(main.commands) == {"train", "eval", "predict", "tune", "check", "convert"}
+    for name in main.commands:
+        result = invoke(name, "--help")
+        assert result.exit_code == 0 and f"Usage: dvis {name}" in result.output
+
+
+def test_an_unknown_key_is_answered_with_similar_ones(tmp_path):
+    result = invoke("eval", *CONFIG, "MODEL.MEAN_SHIFT.BANDWITHS", "[0.9]")
+    assert_two_lines(result, "MODEL.MEAN_SHIFT.BANDWITHS", "did you mean MODEL.MEAN_SHIFT.BANDWIDTHS")
+
+
+def test_a_value_of_another_type_is_named():
+    assert_two_lines(invoke("eval", *CONFIG, "SOLVER.MAX_ITER", "many"), "SOLVER.MAX_ITER", "many")
+
+
+def test_an_unknown_config_lists_those_that_exist():
+    assert_two_lines(invoke("train", "--config-file", "shapes/hard.yaml"), "shapes/hard.yaml", "shapes/shapes.yaml")
+
+
+def test_own_data_that_do_not_exist_are_named():
+    result = invoke("train", *CONFIG, "--train-json", "nowhere.json")
+    assert result.exit_code == 2 and "nowhere.json" in result.stderr and "dvis check" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [(["--resum"], "--resum"), (["SOLVER.BASE_LR"], "SOLVER.BASE_LR has no value"), ([], "config-file")],
+)
+def test_wrong_usage(opts, message):
+    result = invoke("train", *(CONFIG if opts else []), *opts)
+    assert result.exit_code == 2 and message in result.stderr and "Usage: dvis train" in result.stderr
+
+
+def failing(error):
+    @click.group(cls=UserErrors)
+    @click.option("--debug", is_flag=True, envvar="DVIS_DEBUG")
+    def program(debug):
+        pass
+
+    @program.command()
+    def fail():
+        raise error
+
+    return program
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        (DatasetError("b.json has no image"), "dvis check"),
+        (FileNotFoundError("there is no a.png"), str(Path.cwd())),
+        (ImportError("x needs y: python -m pip install y"), "install"),
+        (SystemExit("2 processes on a machine with 1 GPUs"), "correct"),
+    ],
+)
+def test_errors_of_the_users_have_an_advice_and_no_traceback(error, advice, monkeypatch):
+    # as if this module were one of the package
+    monkeypatch.setitem(globals(), "__name__", "dvis_d2.data.example")
+    assert_two_lines(invoke("fail", program=failing(error)), str(error), advice)
+
+
+def test_debugging_and_errors_of_the_program_show_where(monkeypatch):
+    error = FileNotFoundError("there is no a.png")
+    assert invoke("--debug", "fail", program=failing(error)).exception is error
+    monkeypatch.setenv("DVIS_DEBUG", "1")
+    assert invoke("fail", program=failing(error)).exception is error
+    monkeypatch.delenv("DVIS_DEBUG")
+    for error in (RuntimeError("shapes differ"), ValueError("raised by a library")):
+        assert invoke("fail", program=failing(error)).exception is error

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from dvis_d2.engine import Trainer, argument_parser, launch
+
+
+def test_batch_rate_and_schedule_scale_with_the_processes(tiny_cfg):
+    solver = tiny_cfg.SOLVER
+    solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH, solver.BASE_LR = 8, 16, 0.02
+    solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS, solver.CHECKPOINT_PERIOD = 1000, (600, 800), 100, 500
+    solver.EMA_DECAY, tiny_cfg.TEST.EVAL_PERIOD = 0.9, 250
+    tiny_cfg.freeze()
+    two = Trainer.auto_scale_workers(tiny_cfg, 2)
+    assert (two.SOLVER.IMS_PER_BATCH, two.SOLVER.BASE_LR, two.SOLVER.MAX_ITER) == (4, pytest.approx(0.005), 4000)
+    assert (two.SOLVER.STEPS, two.SOLVER.WARMUP_ITERS, two.SOLVER.CHECKPOINT_PERIOD) == ((2400, 3200), 400, 2000)
+    assert two.TEST.EVAL_PERIOD == 1000 and two.is_frozen()
+    # four small steps forget what one large step does
+    assert two.SOLVER.EMA_DECAY**4 == pytest.approx(0.9)
+    assert Trainer.auto_scale_workers(two, 2) is two
+    assert Trainer.auto_scale_workers(two, 8).SOLVER.EMA_DECAY == pytest.approx(0.9)
+
+
+def test_without_a_reference_nothing_is_scaled(tiny_cfg):
+    assert Trainer.auto_scale_workers(tiny_cfg, 64) is tiny_cfg
+
+
+def test_no_period_becomes_zero(tiny_cfg):
+    tiny_cfg.SOLVER.REFERENCE_WORLD_SIZE, tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 1, 3
+    tiny_cfg.TEST.EVAL_PERIOD = 3
+    many = Trainer.auto_scale_workers(tiny_cfg, 16)
+    assert (many.SOLVER.CHECKPOINT_PERIOD, many.TEST.EVAL_PERIOD) == (1, 1)
+    tiny_cfg.TEST.EVAL_PERIOD = 0  # never: stays so
+    assert Trainer.auto_scale_workers(tiny_cfg, 16).TEST.EVAL_PERIOD == 0
+
+
+def test_a_reference_that_does_not_divide_the_batch_is_named(tiny_cfg):
+    tiny_cfg.SOLVER.REFERENCE_WORLD_SIZE, tiny_cfg.SOLVER.IMS_PER_BATCH = 8, 12
+    with pytest.raises(ValueError, match="IMS_PER_BATCH is 12.*REFERENCE_WORLD_SIZE, 8"):
+        Trainer.auto_scale_workers(tiny_cfg, 2)
+
+
+def test_trainer_takes_the_scaled_config(tiny_cfg):
+    tiny_cfg.SOLVER.REFERENCE_WORLD_SIZE, tiny_cfg.SOLVER.IMS_PER_BATCH, tiny_cfg.SOLVER.MAX_ITER = 2, 4, 10
+    trainer = Trainer(tiny_cfg)
+    assert trainer.max_iter == 20 and len(next(iter(trainer.data_loader))) == 2
+
+
+def test_torchrun_and_num_gpus_exclude_each_other(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(SystemExit, match="leave out --num-gpus"):
+        launch(print, argument_parser().parse_args(["--num-gpus", "2"]))
+
+
+def test_more_processes_than_gpus_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemExit, match="2 processes on a machine with 1 GPUs.*CUDA_VISIBLE_DEVICES"):
+        launch(print, argument_parser().parse_args(["--num-gpus", "2"]))
+
+
+def test_one_process_runs_here(capsys):
+    launch(lambda args: print("gpus", args.num_gpus), argument_parser().parse_args([]))
+    assert "gpus 1" in capsys.readouterr().out

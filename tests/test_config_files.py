@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from dvis_d2 import config_files
+from dvis_d2.config_files import config_folder, find_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["configs/nuclei/nuclei.yaml", "nuclei/nuclei.yaml", "./configs/nuclei/nuclei.yaml"])
+def test_packaged_configs_are_found_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(find_config(name)) == ROOT / "configs" / "nuclei" / "nuclei.yaml"
+
+
+def test_a_file_that_exists_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvis_R50.yaml").touch()
+    assert find_config("dvis_R50.yaml") == "dvis_R50.yaml"
+    assert find_config("detectron2://a.yaml") == "detectron2://a.yaml"  # Detectron2 opens it
+
+
+def test_an_unknown_name_lists_what_exists():
+    with pytest.raises(FileNotFoundError, match=r"no config file dvis_R18.yaml.* dvis_R50.yaml, .*nuclei/nuclei.yaml"):
+        find_config("dvis_R18.yaml")
+
+
+def test_an_installed_package_has_its_configs_inside(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path)
+    assert config_folder() == tmp_path.parent / "configs"
+    (tmp_path / "configs").mkdir()
+    assert config_folder() == tmp_path / "configs"
