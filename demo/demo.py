@@ -10,7 +10,7 @@ import argparse
 from detectron2.utils.logger import setup_logger
 
 from dvis_d2.engine import setup_cfg
-from dvis_d2.inference.pictures import draw_files, find_images
+from dvis_d2.inference.visualization import draw_files, find_images
 
 
 def get_parser() -> argparse.ArgumentParser:

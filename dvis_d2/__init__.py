@@ -17,8 +17,6 @@ if has_detectron2():
         require_detectron2()
         from . import data, modeling
         from .config import add_dvis_config
-
-    __all__ = ["add_dvis_config", "data", "modeling"]
 else:
 
     def __getattr__(name: str):

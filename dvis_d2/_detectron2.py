@@ -8,7 +8,8 @@ import sys
 import sysconfig
 
 # What the plugin imports of Detectron2; not `model_zoo`, whose import warns about `pkg_resources` in every process.
-PARTS = tuple(f"detectron2.{p}" for p in ("config", "data", "modeling", "evaluation", "engine", "utils.visualizer"))
+_PARTS = "config data modeling evaluation engine projects.deeplab utils.visualizer"
+PARTS = tuple(f"detectron2.{part}" for part in _PARTS.split())
 
 # Detectron2 is not on PyPI under its own name. This is its main branch of autumn 2024, unmodified.
 BUILD = "sal-detectron2==0.7.2"
@@ -76,9 +77,7 @@ def explain_import_error(error: BaseException) -> str:
         advice = "torchvision was built for another torch. Install the two together"
         command = _pip("install", "--force-reinstall", "torch torchvision")
     elif "libGL" in str(error):
-        advice = (
-            "opencv-python needs a desktop's graphics library, which this machine lacks; the headless build does not"
-        )
+        advice = "opencv-python needs a graphics library that this machine lacks; the headless build does not"
         reinstall = _pip("install", "--force-reinstall", "opencv-python-headless")
         command = f"{_pip('uninstall', '-y', 'opencv-python')} && {reinstall}"
     return f"Detectron2 is installed but cannot be imported ({type(error).__name__}: {error}). {advice}:\n  {command}"

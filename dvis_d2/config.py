@@ -1,8 +1,15 @@
 """The config keys of DVIS, beside Detectron2's own. Section, equation and supplement numbers are the paper's."""
 
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
+_PACKAGE = Path(__file__).resolve().parent
 RENAMED_KEYS = {
     "MODEL.ASPP.CHANNELS": "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
     "MODEL.ASPP.DILATIONS": "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
@@ -118,7 +125,7 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # in units of the label; each gives components of its own
     # map cells; smaller ones that touch other foreground are dropped
     cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2
-    # parts below this share of a level's largest part are dropped from the level
+    # parts below this share of a level's largest part are dropped from the level; `dvis tune` finds it
     cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO = 0.05
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
     cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
@@ -146,37 +153,44 @@ def add_dvis_config(cfg: CN) -> None:
 
 def load_config(cfg: CN, path: str) -> None:
     """Merge a YAML file with its bases into a config, in place; keys of version 0.1.0 are taken by their new names.
-
-    Raises:
-        KeyError: a key does not exist.
-        ValueError: the file sets a key that is gone to a value that had an effect.
-    """
-    loaded = CN(CN.load_yaml_with_base(path, allow_unsafe=True))
-    for old, new in RENAMED_KEYS.items():
-        if (value := _pop(loaded, old)) is not None:
-            *parents, name = new.split(".")
-            node = loaded
-            for parent in parents:
-                node = node.setdefault(parent, CN())
-            node[name] = value
-    for key, neutral in REMOVED_KEYS.items():
-        value = _pop(loaded, key)
-        if value is not None and value != neutral:
-            raise ValueError(
-                f"{path}: {key} is {value!r}, which no longer exists\n"
-                f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
-            )
-    cfg.merge_from_other_cfg(loaded)
+    KeyError for an unknown key, ValueError for one that is gone and is set to a value that had an effect."""
+    loaded = {RENAMED_KEYS.get(key, key): v for key, v in flat(CN.load_yaml_with_base(path, allow_unsafe=True))}
+    for key in loaded.keys() & REMOVED_KEYS.keys():
+        value, neutral = loaded.pop(key), REMOVED_KEYS[key]
+        if value != neutral:
+            advice = f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
+            raise ValueError(f"{path}: {key} is {value!r}, which no longer exists\n{advice}")
+    cfg.merge_from_other_cfg(CN(nested(loaded)))
 
 
-def _pop(node: CN, key: str) -> object:
-    """The value of a dotted key, taken out of `node`; None without it. A node that this empties goes too."""
-    name, _, rest = key.partition(".")
-    if name not in node:
-        return None
-    if not rest:
-        return node.pop(name)
-    value = _pop(node[name], rest)
-    if not node[name]:
-        del node[name]
-    return value
+def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested config."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nested(values: Mapping[str, Any]) -> dict:
+    """The inverse of :func:`flat`."""
+    tree: dict = {}
+    for key, value in values.items():
+        *parents, name = key.split(".")
+        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)[name] = value
+    return tree
+
+
+def find_config(path: str) -> str:
+    """The file at `path`, or, if there is none, the packaged config of that name, say "configs/nuclei/nuclei.yaml" or
+    "nuclei/nuclei.yaml"; if there is neither, the FileNotFoundError lists the packaged ones."""
+    if os.path.isfile(path) or "://" in path:
+        return path
+    folder = _PACKAGE / "configs"
+    if not folder.is_dir():  # in a checkout it is beside the package, not inside
+        folder = _PACKAGE.parent / "configs"
+    packaged = folder / path.removeprefix("./").removeprefix("configs/")
+    if packaged.is_file():
+        return str(packaged)
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml") if not p.name.startswith("Base"))
+    raise FileNotFoundError(f"there is no config file {path}; dvis_d2 comes with {', '.join(names)}")

@@ -27,11 +27,11 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from dvis_d2.data import register_coco_json
+from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.ground_truth import build_ground_truth
-from dvis_d2.data.rle import encode_masks
 from dvis_d2.modeling.grouping import group_label_map
 from dvis_d2.modeling.masks import upsample_soft_masks
-from dvis_d2.modeling.targets import downsample_instance_ids, instance_masks
+from dvis_d2.modeling.meta_arch import downsample_instance_ids, instance_masks
 
 from .class_agnostic import METRICS, best_overlaps, class_agnostic_ap, read_coco
 from .oracle import area_coverage, interior_share, oracle_label_map, pad_to_stride

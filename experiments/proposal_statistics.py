@@ -15,10 +15,10 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.ground_truth import build_ground_truth
-from dvis_d2.data.rle import encode_masks
 from dvis_d2.modeling.masks import upsample_soft_masks
-from dvis_d2.modeling.targets import downsample_instance_ids
+from dvis_d2.modeling.meta_arch import downsample_instance_ids
 
 from .class_agnostic import METRICS, best_overlaps, class_agnostic_ap, coco_of_masks
 from .label_map_statistics import Separation, count_modes, separation

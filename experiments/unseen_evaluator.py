@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
 from dvis_d2.data import DatasetError
-from dvis_d2.data.rle import encode_masks
+from dvis_d2.data.annotations import encode_masks
 
 from .class_agnostic import RECALLS, average_recall, class_agnostic_ap, read_coco
 from .tables import markdown_table

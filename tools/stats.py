@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # What the modules of the package may import: those of a lower rank, or of their own.
 RANKS = {
     "dvis_d2.config": 0,
-    "dvis_d2.config_files": 0,
     "dvis_d2._detectron2": 0,
     "dvis_d2.data": 1,
     "dvis_d2.modeling": 2,

@@ -24,5 +24,3 @@ def main(debug: bool) -> None:
 
 for command in (train, evaluate, predict, tune, check, convert):
     main.add_command(command)
-
-__all__ = ["main"]

@@ -4,9 +4,8 @@ import json
 import sys
 
 import click
-from detectron2.data import DatasetCatalog
 
-from ..data import DatasetError, check_coco_json, complete_coco
+from ..data import check_coco_json, complete_coco
 from ..data.to_coco import to_coco
 
 
@@ -44,9 +43,6 @@ def convert(dataset: str, output: str, image_root: str | None, ignore_as_crowd: 
 
     File names are relative to the folder that is printed.
     """
-    if dataset not in DatasetCatalog:
-        names = ", ".join(DatasetCatalog.list())
-        raise DatasetError(f"there is no data set {dataset}; registered are: {names}")
     data = to_coco(dataset, image_root, ignore_as_crowd=ignore_as_crowd)
     with open(output, "w", encoding="utf-8") as file:
         json.dump(data, file)

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import engine
-from ..inference.pictures import draw_files, draw_sheet, find_images, write_picture
+from ..inference.visualization import draw_files, draw_sheet, find_images, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
 

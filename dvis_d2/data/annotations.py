@@ -7,11 +7,12 @@ object. (h, w) is the image as stored; `where` names the annotation in error mes
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
+import torch
 from detectron2.data import detection_utils
 from detectron2.structures import polygons_to_bitmask
 
 from .label_files import read_instance_labels
-from .rle import decode_rle
 
 NO_SEGMENTATION = "it has no segmentation; add a polygon or an RLE, or take it out"
 
@@ -53,3 +54,19 @@ def polygon_points(polygons: list, where: str) -> list[np.ndarray]:
     if not points or not all(np.isfinite(p).all() for p in points):
         raise ValueError(f"{where}: a polygon needs at least 3 points, an even number of values, all finite")
     return points
+
+
+def encode_masks(masks: np.ndarray | torch.Tensor) -> list[dict]:
+    """COCO RLE ("size": [H, W], "counts": bytes) of each of the bool (N, H, W) masks."""
+    array = masks.detach().cpu().numpy() if isinstance(masks, torch.Tensor) else masks
+    return mask_util.encode(np.asfortranarray(array.transpose(1, 2, 0), dtype=np.uint8))
+
+
+def decode_rle(rle: dict, where: str) -> np.ndarray:
+    """uint8 (h, w), 0 or 1, of a COCO RLE, compressed or not. ValueError, naming `where`, if it is broken."""
+    try:
+        if isinstance(rle["counts"], list):
+            rle = mask_util.frPyObjects(rle, *rle["size"])
+        return mask_util.decode(rle)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: its RLE cannot be decoded ({error!r}); write the mask again") from error

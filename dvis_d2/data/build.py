@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from .dataset_mapper import DVISDatasetMapper
-from .report import DatasetError
+from .validation import DatasetError
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> DataLoader:
@@ -57,7 +57,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None
 def set_start_iter(loader: DataLoader, start_iter: int) -> None:
     """Let the next iteration over a loader of :func:`build_train_loader` begin with batch `start_iter` (0-based)."""
     stream: Any = loader.dataset
-    stream.sampler.set_start(start_iter * (loader.batch_size or 1) * comm.get_world_size())
+    stream.sampler.start = start_iter * (loader.batch_size or 1)
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,13 @@ class ResumableTrainingSampler(TrainingSampler):
         self, size: int, *, seed: int | None = None, group_ids: Sequence[int] | None = None, batch_size: int = 1
     ):
         super().__init__(size, seed=seed)
-        if group_ids is not None and len(group_ids) != size:
-            raise ValueError(f"group_ids has {len(group_ids)} entries for {size} images")
-        self._group_ids, self._batch_size, self._start = group_ids or [0] * size, batch_size, 0
-
-    def set_start(self, num_samples_consumed: int) -> None:
-        """Begin the next iteration after the samples that all processes together consumed before."""
-        if num_samples_consumed < 0 or num_samples_consumed % self._world_size:
-            advice = f"give a number >= 0 that is divisible by the {self._world_size} processes"
-            raise ValueError(f"num_samples_consumed is {num_samples_consumed}: {advice}")
-        self._start = num_samples_consumed // self._world_size
+        self._group_ids, self._batch_size = group_ids or [0] * size, batch_size
+        self.start = 0  # how many samples of this process the next iteration leaves out
 
     def __iter__(self) -> Iterator[Sample]:
         positions = itertools.count(self._rank, self._world_size)
         indices = itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
-        return itertools.islice(self._grouped(map(Sample, indices, positions)), self._start, None)
+        return itertools.islice(self._grouped(map(Sample, indices, positions)), self.start, None)
 
     def _grouped(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         waiting: dict[int, list[Sample]] = defaultdict(list)

@@ -20,8 +20,8 @@ from detectron2.data.datasets import load_coco_json
 from filelock import FileLock
 from tqdm import tqdm
 
+from .annotations import encode_masks
 from .pascal import register_pascal
-from .rle import encode_masks
 from .shapes import draw_image
 from .shapes_render import CLASS_NAMES
 from .to_coco import mask_fields

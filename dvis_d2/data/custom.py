@@ -8,8 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from .report import DatasetError
-from .validation import check_coco_json
+from .validation import DatasetError, check_coco_json
 
 TRAIN_NAME, VAL_NAME = "custom_train", "custom_val"
 logger = logging.getLogger(__name__)

@@ -19,10 +19,8 @@ class DVISDatasetMapper:
     with "image", uint8 (C, H, W), augmented; in training also with "instances" and
     "instance_ids" (see :func:`.ground_truth.build_ground_truth`). "height" and "width" are those of the stored image.
 
-    Raises, when called:
-        FileNotFoundError, OSError: the image is missing, or cannot be read.
-        detectron2.data.detection_utils.SizeMismatchError: its size is not that of the annotations.
-        ValueError: an annotation is unusable. The message names file and annotation.
+    FileNotFoundError or OSError where the image is missing or broken, SizeMismatchError where its size is not that of
+    the annotations; ValueError, naming file and annotation, where an annotation is unusable.
     """
 
     @configurable

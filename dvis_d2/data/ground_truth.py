@@ -26,11 +26,8 @@ def build_ground_truth(
 ) -> tuple[Instances, torch.Tensor]:
     """Apply an image's augmentation to its masks, drop what became invisible, and number the rest.
 
-    Args:
-        annotations: in Detectron2's format, with any segmentation of :mod:`.annotations`; "bbox" is not used.
-        transforms: what was applied to the image, whose size was `input_size` (h, w).
-        num_classes: "category_id" must be below it; 0: not checked.
-        ignore_mask: bool (h, w), pixels that belong to nobody (PASCAL's 255).
+    The annotations are in Detectron2's format, with any segmentation of :mod:`.annotations`; "bbox" is not used, and
+    "category_id" must be below `num_classes` (0: not checked). `ignore_mask`, bool (h, w), belongs to nobody.
 
     Returns:
         instances: `gt_boxes` (tight around the visible mask, px, x0 y0 x1 y1), `gt_classes` (int64), `gt_masks`

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .image_io import PIL_ERRORS, oriented_size
-from .report import DatasetError, Report
+from .validation import DatasetError, Report
 
 VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
 SBD_FOLDERS = ("sbd", "benchmark_RELEASE/dataset")

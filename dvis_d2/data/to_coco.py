@@ -8,9 +8,8 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import polygon_points, read_annotations, to_mask
-from .report import DatasetError
-from .rle import encode_masks
+from .annotations import encode_masks, polygon_points, read_annotations, to_mask
+from .validation import DatasetError
 
 
 def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, ignore_as_crowd: bool = False) -> dict:

@@ -17,17 +17,15 @@ from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
 from ..evaluation import build_evaluators, require_packages
 from ..inference.test_time_augmentation import DVISWithTTA
 from ..tuning import TuneThresholds
-from .hooks import AverageWeights, TrainingPicture
-from .train_loop import build_step
+from .train_loop import AverageWeights, TrainingPicture, build_step
 
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, gradient accumulation,
     averaged weights, exact resumption, and COCO evaluation.
 
-    Attributes:
-        unwrapped_model: the network in training, without DistributedDataParallel.
-        evaluated_model: the network that is evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one.
+    `unwrapped_model` is the network in training, without DistributedDataParallel; `evaluated_model` the one that is
+    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -115,9 +113,8 @@ class Trainer(DefaultTrainer):
         if reference in (0, num_workers):
             return cfg
         if reference < 0 or images % reference:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {images}: it has to be a multiple of SOLVER.REFERENCE_WORLD_SIZE, {reference}"
-            )
+            needed = f"a multiple of SOLVER.REFERENCE_WORLD_SIZE, {reference}"
+            raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}: it has to be {needed}")
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         scaled.defrost()
         scaled.SOLVER.EMA_DECAY = cfg.SOLVER.EMA_DECAY ** (num_workers / reference)

@@ -4,16 +4,3 @@ from .ap_r import APrEvaluator, match_detections, pascal_average_precision
 from .coco_ap import average_precision, evaluate_coco
 from .contour_f1 import ContourF1Evaluator, contour_precision_recall
 from .evaluators import DVISCOCOEvaluator, build_evaluators, require_packages
-
-__all__ = [
-    "APrEvaluator",
-    "ContourF1Evaluator",
-    "DVISCOCOEvaluator",
-    "average_precision",
-    "build_evaluators",
-    "contour_precision_recall",
-    "evaluate_coco",
-    "match_detections",
-    "pascal_average_precision",
-    "require_packages",
-]

@@ -3,23 +3,18 @@
 D detections, G objects, C classes, T IoU thresholds.
 """
 
-import json
 import logging
-import os
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.evaluation.pascal_voc_evaluation import voc_ap
-from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
 
-from ..data.rle import encode_masks
+from ..data.annotations import encode_masks
 from .mask_evaluator import GroundTruth, MaskEvaluator
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, -1
 THRESHOLDS = np.arange(1, 10) / 10
-METRICS = (*(f"AP{t}0" for t in range(1, 10)), "APavg")  # at each threshold, and their mean
-REPORTED = slice(4, 10)  # of METRICS, what the paper reports: AP50 to AP90, and APavg
+METRICS = ("AP50", "AP60", "AP70", "AP80", "AP90", "APavg")  # what the paper reports; the last is over all thresholds
 Record = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 logger = logging.getLogger(__name__)
 
@@ -31,12 +26,6 @@ class APrEvaluator(MaskEvaluator):
     detection counts neither way if it lies in void pixels altogether, or matches a crowd ("iscrowd": 1) or an object
     marked "difficult": 1. For a crowd, the intersection is divided by the detection's area.
     """
-
-    def __init__(self, dataset_name: str, output_dir: str | None = None):
-        """`ap_r.json` in `output_dir` will be {class: {"AP10": ..., ..., "AP90": ..., "APavg": ...}}, in percent, null
-        for classes without objects."""
-        super().__init__(dataset_name)
-        self.output_dir = output_dir
 
     def judge(self, masks: np.ndarray, scores: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> Record:
         """The detections' classes (D,), scores (D,) and outcomes (D, T); the number of objects (C,)."""
@@ -60,35 +49,21 @@ class APrEvaluator(MaskEvaluator):
         NaN where there are no objects."""
         if len(records) != len(self._entries):
             logger.warning("AP^r of %d images, %s has %d", len(records), self.dataset_name, len(self._entries))
-        table = self._table(records)
-        rows = [[name, *row[REPORTED]] for name, row in table.items()]
-        text = tabulate(rows, ["class", *METRICS[REPORTED]], floatfmt=".2f", tablefmt="pipe")
-        logger.info("AP^r on %s:\n%s", self.dataset_name, text)
-        if self.output_dir:
-            values = {name: [None if np.isnan(v) else v for v in row.tolist()] for name, row in table.items()}
-            PathManager.mkdirs(self.output_dir)
-            with PathManager.open(os.path.join(self.output_dir, "ap_r.json"), "w") as file:
-                json.dump({name: dict(zip(METRICS, row, strict=True)) for name, row in values.items()}, file, indent=1)
-        with_objects = [row for row in table.values() if not np.isnan(row[0])]
-        means = np.mean(with_objects, axis=0) if with_objects else np.full(len(METRICS), np.nan)
-        results = dict(zip(METRICS[REPORTED], means[REPORTED].tolist(), strict=True))
-        for name, row in table.items():
-            results |= {f"AP50-{name}": float(row[4]), f"APavg-{name}": float(row[-1])}
-        return {"ap_r": results}
-
-    def _table(self, records: list[Record]) -> dict[str, np.ndarray]:
-        """METRICS of every class, in percent."""
         no_objects = np.zeros(len(self.class_names), int)
         # first, since there may be no image
         nothing = np.empty(0, int), np.empty(0), np.empty((0, len(THRESHOLDS)), np.int8), no_objects
         *of_detections, num_objects = zip(nothing, *records, strict=True)
         classes, scores, outcomes = map(np.concatenate, of_detections)
-        table, counts = {}, np.sum(num_objects, axis=0)
-        for class_id, name in enumerate(self.class_names):
+        counts, table = np.sum(num_objects, axis=0), []
+        for class_id, count in enumerate(counts):
             own = classes == class_id
-            ap = [pascal_average_precision(scores[own], outcome, counts[class_id]) for outcome in outcomes[own].T]
-            table[name] = 100 * np.array([*ap, np.mean(ap)])
-        return table
+            ap = [100 * pascal_average_precision(scores[own], outcome, count) for outcome in outcomes[own].T]
+            table.append([*ap[4:], float(np.mean(ap))])
+        means = np.mean(np.array(table)[counts > 0], axis=0) if counts.any() else np.full(len(METRICS), np.nan)
+        results = dict(zip(METRICS, means.tolist(), strict=True))
+        for name, row in zip(self.class_names, table, strict=True):
+            results |= {f"AP50-{name}": row[0], f"APavg-{name}": row[-1]}
+        return {"ap_r": results}
 
 
 def match_detections(
@@ -98,17 +73,11 @@ def match_detections(
 
     The rule of the VOC development kit: a detection stands for the object it overlaps most. It is right if that
     overlap reaches the threshold and no earlier detection took the object, otherwise it is wrong, even if a second
-    object would do. Any number of detections that are not right, but reach an ignored object, count neither way.
+    object would do. Any number of detections that are not right, but reach an ignored object, count neither way; so do
+    `void_only` ones, bool (D,). Equal scores keep their order.
 
-    Args:
-        overlaps: float (D, G) in 0..1.
-        scores: float (D,). Equal scores keep their order.
-        ignored: bool (G,), crowds and difficult objects.
-        thresholds: float (T,).
-        void_only: bool (D,), detections that count neither way unless they are right.
-
-    Returns:
-        int8 (D, T): TRUE_POSITIVE, FALSE_POSITIVE or IGNORED, in the order of the input.
+    From overlaps float (D, G) in 0..1, scores float (D,), `ignored` bool (G,), crowds and difficult objects, and
+    thresholds float (T,): TRUE_POSITIVE, FALSE_POSITIVE or IGNORED, int8 (D, T), in the order of the input.
     """
     result = np.full((len(scores), len(thresholds)), FALSE_POSITIVE, dtype=np.int8)
     objects = overlaps[:, ~ignored]

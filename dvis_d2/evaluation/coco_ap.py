@@ -24,16 +24,13 @@ def evaluate_coco(
 ) -> COCOeval_faster:
     """Compare masks with the ground truth, over objects of all sizes.
 
-    Args:
-        results: dicts with "image_id", "category_id", "segmentation" (RLE at the image's size) and "score"; further
-            keys, and results on other images than `image_ids` (None: all), do not count.
-        use_cats: False: any mask may be any object, and "category_id" is not read.
-        max_dets: limits on the masks of the highest scores that count in each image and class.
+    Results are dicts with "image_id", "category_id", "segmentation" (RLE at the image's size) and "score"; further
+    keys, and results on other images than `image_ids` (None: all), do not count. Without `use_cats` any mask may be any
+    object, and "category_id" is not read. In each image and class `max_dets` masks of the highest scores count.
 
-    Returns:
-        the evaluator, accumulated, with the sorted `image_ids` as ``params.imgIds``. ``eval["precision"]`` is float
-        (T, R, C, 1, M) for IoU .50, .55, ..., .95, 101 recalls, classes (1 without `use_cats`), all sizes, and the
-        limits; ``eval["recall"]`` is (T, C, 1, M); -1 for a class without objects.
+    The evaluator comes back accumulated, with the sorted `image_ids` as ``params.imgIds``. ``eval["precision"]`` is
+    float (T, R, C, 1, M) for IoU .50, .55, ..., .95, 101 recalls, classes (1 without `use_cats`), all sizes, and the
+    limits; ``eval["recall"]`` is (T, C, 1, M); -1 for a class without objects.
     """
     wanted = coco.imgs.keys() if image_ids is None else set(image_ids)
     a_class = min(coco.cats, default=None)

@@ -30,14 +30,14 @@ PACKAGES = {
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> d2.DatasetEvaluator:
     """The evaluator that a data set's metadata ask for as `evaluator_type`: AP^r and contour F1 ("pascal_instance"),
     that of "lvis" or "cityscapes_instance", or COCO's ("coco", or no type). Where `TEST.DETECTIONS_PER_IMAGE` is above
-    COCO's 100, COCO's AP counts them all. Predictions and tables are written into the folder. NotImplementedError for
-    any other type."""
+    COCO's 100, COCO's AP counts them all. COCO's and LVIS's predictions are written into the folder.
+    NotImplementedError for any other type."""
     require_packages([dataset_name])
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
     # The tasks are named so that a model that finds nothing gets a result too.
     tasks = ("bbox", "segm")
     if evaluator_type == "pascal_instance":
-        return d2.DatasetEvaluators([APrEvaluator(dataset_name, output_folder), ContourF1Evaluator(dataset_name)])
+        return d2.DatasetEvaluators([APrEvaluator(dataset_name), ContourF1Evaluator(dataset_name)])
     if evaluator_type == "lvis":
         return _NumPy2LVISEvaluator(dataset_name, tasks, output_dir=output_folder)
     if evaluator_type == "cityscapes_instance":

@@ -65,10 +65,9 @@ class MaskEvaluator(DatasetEvaluator):
             if masks.shape[1:] != size:
                 raise ValueError(f"{where}: predicted masks have size {masks.shape[1:]}, the ground truth has {size}")
             if len(classes) and not 0 <= classes.min() <= classes.max() < num_classes:
-                raise ValueError(
-                    f"{where}: predicted class {classes.max()}, but the data set has {num_classes} classes; "
-                    "set MODEL.ROI_HEADS.NUM_CLASSES to that, or evaluate on the data set of the training"
-                )
+                advice = "set MODEL.ROI_HEADS.NUM_CLASSES to that, or evaluate on the data set of the training"
+                found = f"predicted class {classes.max()}, but the data set has {num_classes} classes"
+                raise ValueError(f"{where}: {found}; {advice}")
             self._records.append((position, self.judge(masks, scores, classes, truth)))
 
     def evaluate(self) -> dict[str, dict[str, float]]:

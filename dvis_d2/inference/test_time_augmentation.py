@@ -52,10 +52,8 @@ def merge_views(
     cut at 1/2, overlap by more than `iou_threshold`. A score is averaged over all views, those that miss the object
     counting 0; masks over the views that have it, in the box of the best. One view alone comes out as it went in.
 
-    Args:
-        views: with pred_boxes, in the view's pixels, scores, pred_classes, soft_masks (K, h, w), mask_probs (K, M, M).
-        flipped: which views are mirrored left to right; not all.
-        stride: of the label map, in pixels.
+    Views have pred_boxes, in their own pixels, scores, pred_classes, soft_masks (K, h, w) and mask_probs (K, M, M); not
+    all are `flipped`, mirrored left to right. `stride` is the label map's, in pixels.
     """
     both = list(zip(views, flipped, strict=True))
     reference = max((view for view, flip in both if not flip), key=lambda view: view.image_size)

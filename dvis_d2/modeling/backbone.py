@@ -1,8 +1,9 @@
 import torch.nn.functional as F
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ASPP, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
-from torch import Tensor
+from detectron2.projects.deeplab import build_resnet_deeplab_backbone
+from torch import Tensor, nn
 
 BASIC_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -54,14 +55,56 @@ def build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
 
 @BACKBONE_REGISTRY.register()
 def build_dvis_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FinestFPN:
-    """ResNet (18, 34, 50, 101, 152) with an FPN that computes its finest level only.
-
-    Its one output is the FPN level of the first of ``MODEL.FPN.IN_FEATURES``: ``"p3"`` (stride 8) for res3-res5, as in
-    the authors' code, ``"p2"`` (stride 4) for res2-res5.
-    """
+    """ResNet (18, 34, 50, 101, 152) and an FPN whose one output is the level of the first of ``MODEL.FPN.IN_FEATURES``:
+    ``"p3"`` (stride 8) for res3-res5, as in the authors' code, ``"p2"`` (stride 4) for res2-res5."""
     return FinestFPN(
         bottom_up=build_resnet(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
     )
+
+
+class DeepLabBackbone(Backbone):
+    """DeepLab-v3, the network of the paper's PASCAL experiments (section 5, Tables 1 and 2): a dilated ResNet and
+    atrous spatial pyramid pooling (ASPP) on its last stage, ``in_feature``.
+
+    Its one feature is ``"aspp"``, with the stride of that stage: 8 where res4 and res5 are dilated, 16 where res5 is.
+    """
+
+    def __init__(self, bottom_up: Backbone, aspp: nn.Module, *, in_feature: str, out_channels: int):
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.aspp = aspp
+        self.in_feature = in_feature
+        self._out_features = ["aspp"]
+        self._out_feature_channels = {"aspp": out_channels}
+        self._out_feature_strides = {"aspp": bottom_up.output_shape()[in_feature].stride}
+
+    @property
+    def size_divisibility(self) -> int:
+        """The batch is padded to multiples of the stride, so that the label map's cells tile it."""
+        return self._out_feature_strides["aspp"]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Images float (N, C, H, W), H and W divisible by the stride -> (N, out_channels, H / stride, W / stride)."""
+        return {"aspp": self.aspp(self.bottom_up(x)[self.in_feature])}
+
+
+@BACKBONE_REGISTRY.register()
+def build_dvis_deeplab_backbone(cfg, input_shape: ShapeSpec) -> DeepLabBackbone:
+    """ResNet (50, 101, 152) of Detectron2's DeepLab project with ASPP on res5, its only output."""
+    if cfg.MODEL.RESNETS.OUT_FEATURES != ["res5"]:
+        out_features = cfg.MODEL.RESNETS.OUT_FEATURES
+        raise ValueError(f"MODEL.RESNETS.OUT_FEATURES is {out_features}; ASPP takes the last stage: give ['res5']")
+    bottom_up = build_resnet_deeplab_backbone(cfg, input_shape)
+    head = cfg.MODEL.SEM_SEG_HEAD
+    aspp = ASPP(
+        bottom_up.output_shape()["res5"].channels,
+        head.ASPP_CHANNELS,
+        head.ASPP_DILATIONS,
+        norm=head.NORM,
+        activation=F.relu,
+        dropout=head.ASPP_DROPOUT,
+    )
+    return DeepLabBackbone(bottom_up, aspp, in_feature="res5", out_channels=head.ASPP_CHANNELS)

@@ -40,10 +40,7 @@ def find_candidates(
 ) -> Candidates:
     """Candidates of one image; `grouping.group_label_map` explains the options and the score.
 
-    Args:
-        labels: float32 (h, w), finite.
-        foreground: bool (h, w).
-        levels: int (B, h, w), the level of every foreground cell at each bandwidth.
+    `labels` are float32 (h, w), finite, `foreground` bool (h, w), `levels` int (B, h, w), those at each bandwidth.
     """
     if not foreground.any():
         nothing, nowhere = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)

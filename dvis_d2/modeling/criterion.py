@@ -25,9 +25,7 @@ class VariationalCriterion(nn.Module):
         ms_end: iteration of the second scale, mostly the last; ``"welsch"`` needs it unless both scales are equal.
         ms_start, quant_start: iteration from which the term counts; until then it is 0 but present.
 
-    Raises:
-        ValueError: a weight or a start is negative, or ``ms_scale`` or ``ms_end`` do not fit ``ms_kind``; at the first
-            call if an option of a term does not fit.
+    ValueError where an argument does not fit; at the first call if it is an option of a term.
     """
 
     def __init__(

@@ -29,9 +29,7 @@ def detect(
     The score is alpha * IoU + (1 - alpha) * class probability (supplement 4).
 
     Args:
-        masks: bool (K, h, w).
-        ious: float (K,) in [0, 1], predicted.
-        class_probs: float (K, C) in [0, 1].
+        masks, ious, class_probs: bool (K, h, w); predicted, float (K,) and (K, C) in [0, 1].
         alpha: weight of the IoU, in [0, 1].
         score_threshold: detections with a lower score are dropped; with "matrix", a lower score after the decay.
         nms_threshold: mask IoU above which the worse of two of a class is dropped; "hard" alone reads it.

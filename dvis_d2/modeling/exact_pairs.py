@@ -34,14 +34,10 @@ def exact_pairs(
     different_weight: float,
     window: int | Sequence[tuple[int, float]],
 ) -> tuple[Tensor, Tensor]:
-    """Eqs. 4-5 over all pairs; see :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
+    """Eqs. 4-5 over all pairs in the ``foreground``; see :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
 
-    Args:
-        foreground: bool (N, H, W), the pixels that form pairs.
-        window: side in map pixels, 0 for the whole map; or (side, factor) pairs whose losses are added.
-
-    Returns:
-        the loss, float64 scalar, and its derivative by the label map, float64 (N, H, W).
+    ``window`` is a side in map pixels, 0 for the whole map, or (side, factor) pairs whose losses are added. Returns the
+    loss, float64 scalar, and its derivative by the label map, float64 (N, H, W).
     """
     windows = [(window, 1.0)] if isinstance(window, int) else list(window)
     if not windows:

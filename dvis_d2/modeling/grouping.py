@@ -61,8 +61,8 @@ def group_label_map(
             "parts": the connected parts of each level on their own (objects that share a value come apart).
             "linked": components of 4-neighbors whose labels differ by less than one of `link_thresholds` (no mean
             shift: follows a label that drifts inside an object).
-        min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground
-            touches it (4 neighbors): soft borders leave such specks. What stands alone may have any size.
+        min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground touches it
+            (4 neighbors): soft borders leave such specks. What stands alone may have any size.
         min_part_ratio: parts of a level below this share of its largest part are in no candidate.
         link_thresholds: in label units; each gives components of its own.
         nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
@@ -84,9 +84,7 @@ def group_label_map(
         where the source holds the same mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it,
         and of 1 - wholeness of a mask in several parts that contains this one; else 0.
 
-    Raises:
-        ValueError: a source of candidates is unknown, none, no bandwidth or no link threshold is named, or the label
-            map is not (N, h, w).
+    ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold.
     """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
@@ -123,13 +121,11 @@ def group_label_map(
 
 
 def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
-    """How far labels agree with an instance's value: clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
+    """How far labels f, float (h, w), agree with the values, float (K,), of instances with masks bool (K, h, w):
+    clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
 
     Zero beyond the mask dilated by one cell (8 neighbors): the falling edge serves the upsampling, and other objects of
     the same value do not leak in. Zero where the label is not finite.
-
-    Args:
-        label_map: float (h, w). masks: bool (K, h, w). values: float (K,).
     """
     soft = (1 - (label_map.float() - values.float()[:, None, None]).abs()).clamp(0, 1).nan_to_num(0.0)
     near = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)[:, 0] if len(masks) else masks

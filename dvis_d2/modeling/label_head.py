@@ -27,28 +27,20 @@ class LabelMapHead(nn.Module):
     ):
         """
         Args:
-            input_shape: shapes of the backbone's features, by name.
-            in_feature: the one the map is predicted from.
+            input_shape, in_feature: the backbone's features by name, and the one the map is predicted from.
             common_stride: stride of the label map, in image pixels; divides the feature's stride.
-            conv_dim: channels of the hidden layers.
+            conv_dim, norm: channels and normalization of the hidden layers (:func:`detectron2.layers.get_norm`).
             num_convs: 3x3 convolutions before the upsampling.
-            norm: normalization of the hidden layers, see :func:`detectron2.layers.get_norm`.
             coordinates: append x and y in [-1, 1] to the features.
-
-        Raises:
-            ValueError: for a feature the backbone does not have, or a stride that does not divide.
         """
         super().__init__()
         if in_feature not in input_shape:
-            raise ValueError(
-                f"MODEL.LABEL_MAP_HEAD.IN_FEATURE is {in_feature!r}, but the backbone gives {sorted(input_shape)}"
-            )
+            have = sorted(input_shape)
+            raise ValueError(f"MODEL.LABEL_MAP_HEAD.IN_FEATURE is {in_feature!r}, but the backbone gives {have}")
         feature = input_shape[in_feature]
         if feature.stride % common_stride:
-            raise ValueError(
-                f"MODEL.LABEL_MAP_HEAD.COMMON_STRIDE is {common_stride}, which does not divide the stride "
-                f"{feature.stride} of {in_feature!r}"
-            )
+            needed = f"a divisor of {feature.stride}, the stride of {in_feature!r}"
+            raise ValueError(f"MODEL.LABEL_MAP_HEAD.COMMON_STRIDE is {common_stride}; it must be {needed}")
         self.in_feature = in_feature
         self.common_stride = common_stride
         self.scale_factor = feature.stride // common_stride

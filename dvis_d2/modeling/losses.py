@@ -31,12 +31,7 @@ _PAIRS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], dict[str, Any]]] =
 
 
 def huber_loss(x: Tensor, theta: float = 0.1) -> Tensor:
-    """The paper's L_h (sec. 3.3), elementwise: x^2 / (2 theta) below theta, x - theta / 2 from there on.
-
-    Args:
-        x: float tensor of any shape, x >= 0.
-        theta: where the parabola meets the line; > 0.
-    """
+    """The paper's L_h (sec. 3.3) of x >= 0, elementwise: x^2 / (2 theta) below theta > 0, then x - theta / 2."""
     _check_positive("theta", theta)
     return F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=theta) / theta
 
@@ -54,8 +49,7 @@ def binary_loss(
 
     Args:
         logits: the map *before* the ReLU, which would stop the gradient of foreground below 0.
-        margin: the paper's m1, in label units; > 0.
-        theta: see :func:`huber_loss`.
+        margin, theta: the paper's m1, in label units, and that of :func:`huber_loss`; > 0.
         balance: average over the foreground and over the background pixels of the batch and add the two (a class
             without pixels adds 0), or over all valid pixels of the batch.
         area_exponent: a foreground pixel weighs |its instance|^-area_exponent, scaled so that the foreground of the
@@ -98,11 +92,11 @@ def permutation_invariant_loss(
 
     A pair with label distance d costs L_h(d) within an instance and L_h(ReLU(margin - d)) between two. Pairs are
     unordered and join foreground pixels of one image; ignored pixels form none. Where two labels are equal, the second
-    cost has a kink; ``exact`` takes the slope of the order in which pixels come, the sampled modes 0.
+    cost has a kink; ``exact`` takes the slope of the order in which pixels come, the sampled modes 0. The loss can be
+    differentiated once. ValueError also for an option that does not belong to ``pairs``.
 
     Args:
-        margin: the paper's m2, in label units; > 0.
-        theta: see :func:`huber_loss`.
+        margin, theta: the paper's m2, in label units, and that of :func:`huber_loss`; > 0.
         pairs: ``"exact"``, all pairs, by sorting; ``"stratified"``, the paper's sampling (sec. 4): offsets within
             ``window``, all of them up to ``center`` pixels (Chebyshev distance), every ``dilation``-th beyond;
             ``"random"``, ``num_pairs`` pairs of each image, drawn uniformly with replacement.
@@ -120,12 +114,6 @@ def permutation_invariant_loss(
         background_as_instance: let the background of an image form pairs as one more instance.
         center, dilation: ``stratified``: 8 by default.
         num_pairs, generator: ``random``: pairs drawn for each image, 65,536 by default; torch's, None the global one.
-
-    Returns:
-        Scalar; it can be differentiated once.
-
-    Raises:
-        ValueError: also for an option that does not belong to ``pairs``.
     """
     _check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
     _check_positive("margin", margin)
@@ -176,28 +164,18 @@ def mumford_shah_loss(
     instance_ids: Tensor | None = None,
     *,
     kind: str = "cauchy",
-    mu: float = 1.0,
-    nu: float = 1.0,
     scale: float = 1.0,
 ) -> Tensor:
-    """Mumford-Shah regularization of ReLU(label_map): smooth inside, free to jump at edges.
+    """Mumford-Shah regularization of ReLU(label_map), the mean over the valid pixels of the batch: smooth inside, free
+    to jump at edges.
 
     With g = (f(y, x) - f(y, x + 1))^2 + (f(y, x) - f(y + 1, x))^2, f = ReLU(label_map), the cost of a pixel is
-    log(g + 1) for ``"cauchy"`` (eq. 7), min(mu g, nu) for ``"truncated"`` (eq. 6) and 1 - exp(-g / (2 scale^2)) for
+    log(g + 1) for ``"cauchy"`` (eq. 7), min(g, 1) for ``"truncated"`` (eq. 6) and 1 - exp(-g / (2 scale^2)) for
     ``"welsch"``, which approaches the count of edge pixels as ``scale`` is lowered during training. Differences across
-    the border of the map and those that involve an ignored pixel count as 0.
-
-    Args:
-        kind: ``"cauchy"``, ``"truncated"`` or ``"welsch"``.
-        mu, nu: slope and cap of ``"truncated"``; > 0.
-        scale: of ``"welsch"``, in label units; > 0.
-
-    Returns:
-        Mean over the valid pixels of the batch.
+    the border of the map and those that involve an ignored pixel count as 0. ``scale`` > 0 is in label units.
     """
     _check_maps("mumford_shah_loss", "label_map", label_map, instance_ids)
-    for name, value in (("mu", mu), ("nu", nu), ("scale", scale)):
-        _check_positive(name, value)
+    _check_positive("scale", scale)
     f = label_map.to(torch.promote_types(label_map.dtype, torch.float32))
     valid = torch.ones_like(f, dtype=torch.bool) if instance_ids is None else instance_ids >= 0
     f = torch.where(valid, f, 0).relu()
@@ -207,7 +185,7 @@ def mumford_shah_loss(
     if kind == "cauchy":
         cost = g.log1p()
     elif kind == "truncated":
-        cost = (mu * g).clamp(max=nu)
+        cost = g.clamp(max=1)
     elif kind == "welsch":
         cost = -torch.expm1(-g / (2 * scale * scale))
     else:
@@ -216,11 +194,8 @@ def mumford_shah_loss(
 
 
 def quantization_loss(label_map: Tensor, instance_ids: Tensor | None = None) -> Tensor:
-    """Distance to the nearest integer (sec. 3.3) of the labels that are predicted as foreground.
-
-    Returns:
-        Mean of |f - round(f)| over the valid pixels of the batch with f = label_map > 0, at most 0.5; 0 without any.
-    """
+    """Distance to the nearest integer (sec. 3.3) of the labels that are predicted as foreground: the mean of
+    |f - round(f)| over the valid pixels of the batch with f = label_map > 0, at most 0.5; 0 without any."""
     _check_maps("quantization_loss", "label_map", label_map, instance_ids)
     f = label_map.to(torch.promote_types(label_map.dtype, torch.float32))
     # Written so that NaN takes part: it must reach the loss.
@@ -241,10 +216,8 @@ def _check_maps(function: str, name: str, label_map: Tensor, instance_ids: Tenso
     if instance_ids is None:
         return
     if instance_ids.shape != label_map.shape or instance_ids.dtype != torch.int64:
-        raise ValueError(
-            f"{function}: instance_ids must be int64 {tuple(label_map.shape)} like {name}, not {instance_ids.dtype} "
-            f"{tuple(instance_ids.shape)}"
-        )
+        given = f"{instance_ids.dtype} {tuple(instance_ids.shape)}"
+        raise ValueError(f"{function}: instance_ids must be int64 {tuple(label_map.shape)} like {name}, not {given}")
     if (where := instance_ids.device) != label_map.device:
         raise ValueError(f"{function}: instance_ids is on {where} but {name} on {label_map.device}; move one")
 

@@ -23,15 +23,13 @@ def final_masks(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> Tensor:
-    """bool (K, Ho, Wo): detections' masks at the output's size.
+    """bool (K, Ho, Wo): detections' masks at the output's size, to which the image is scaled. `source` "head" draws the
+    head's masks, "label_map" the upsampled soft memberships (section 4).
 
     Args:
-        soft_masks: float (K, h, w) in [0, 1], soft memberships on the label map's grid.
+        soft_masks: float (K, h, w) in [0, 1], soft memberships on the label map's grid, of the stride in pixels.
         mask_probs: float (K, M, M) in [0, 1], the mask head's output inside the boxes.
         boxes: float (K, 4), x0, y0, x1, y1 in pixels of the network's input.
-        source: "head" draws the head's masks, "label_map" the upsampled soft memberships (section 4).
-        stride: of the label map, in pixels of the network's input.
-        image_size: (H, W). output_size: (Ho, Wo), to which the image is scaled.
     """
     if source == "label_map":
         return upsample_soft_masks(soft_masks, stride=stride, image_size=image_size, output_size=output_size)

@@ -1,7 +1,7 @@
 """Masks: IoU, suppression of duplicates, and full resolution without ever interpolating labels.
 
 Between labels 0 and 5 lie 1, 2, 3 and 4, so a label map must not be interpolated before it is discretized. Each
-instance's soft membership may be: it is enlarged on its own, bilinearly, and cut at a threshold.
+instance's soft membership may be: it is enlarged on its own, bilinearly, and cut at 1/2.
 
 Shapes: K masks, (h, w) the label map's grid, (H, W) the image, (Ho, Wo) the output. Cell (i, j) of the grid covers the
 image's pixels [i * stride, (i + 1) * stride) x [j * stride, (j + 1) * stride).
@@ -18,11 +18,10 @@ _CHUNK = 1 << 22  # pixels that one step works on at a time: 16 MiB of float32 f
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
 
 
-def mask_iou(masks_a: Tensor, masks_b: Tensor, ignore: Tensor | None = None) -> Tensor:
+def mask_iou(masks_a: Tensor, masks_b: Tensor) -> Tensor:
     """IoU float32 (A, B) of masks bool (A, h, w) and (B, h, w), else ValueError; 0 where both are empty.
 
-    Pixels in `ignore` bool (h, w) count for neither mask. Temporaries stay below 2 * _CHUNK float32 numbers plus the
-    (A, B) counts, which are exact up to 2**24 pixels.
+    Temporaries stay below 2 * _CHUNK float32 numbers plus the (A, B) counts, which are exact up to 2**24 pixels.
     """
     if masks_a.shape[1:] != masks_b.shape[1:]:
         raise ValueError(f"masks differ in size: {tuple(masks_a.shape[1:])} and {tuple(masks_b.shape[1:])}")
@@ -32,9 +31,6 @@ def mask_iou(masks_a: Tensor, masks_b: Tensor, ignore: Tensor | None = None) -> 
     step = max(1, _CHUNK // max(1, len(flat_a), len(flat_b)))
     for start in range(0, flat_a.shape[1], step):
         a, b = flat_a[:, start : start + step].float(), flat_b[:, start : start + step].float()
-        if ignore is not None:
-            counted = ~ignore.flatten()[start : start + step]
-            a, b = a * counted, b * counted
         inter += a @ b.T
         area_a += a.sum(1, keepdim=True)
         area_b += b.sum(1)
@@ -97,23 +93,13 @@ def upsample_soft_masks(
     stride: float,
     image_size: tuple[int, int],
     output_size: tuple[int, int] | None = None,
-    threshold: float = 0.5,
 ) -> Tensor:
-    """Full-resolution masks, bool (K, Ho, Wo), from soft memberships, each interpolated inside its own box only.
+    """Full-resolution masks bool (K, Ho, Wo): where soft memberships, each interpolated inside its own box, reach 1/2.
 
-    Args:
-        soft: float (K, h, w) in [0, 1]; zero outside the instance. The grid may extend beyond the image (padding) or
-            end before it (the last cell's value goes on).
-        stride: image pixels a cell, the same in both directions.
-        image_size: (H, W) of the image as the network saw it, without padding.
-        output_size: (Ho, Wo) to which the image is scaled; None: `image_size`.
-        threshold: in (0, 1]; a pixel belongs to the mask where the interpolated membership is at least this.
-
-    Raises:
-        ValueError: the threshold is out of range.
+    `soft`, float (K, h, w) in [0, 1], is zero outside the instance. Its grid, of `stride` image pixels a cell, may
+    extend beyond the image (padding) or end before it (the last cell's value goes on). The network's input, (H, W)
+    without padding, is scaled to `output_size`, (Ho, Wo).
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     output_size = output_size or image_size
     scale = [stride * out / size for out, size in zip(output_size, image_size, strict=True)]  # output pixels a cell
     result = torch.zeros((len(soft), *output_size), dtype=torch.bool, device=soft.device)
@@ -132,7 +118,7 @@ def upsample_soft_masks(
             values = F.grid_sample(
                 soft[None, k, None].float(), points[None], padding_mode="border", align_corners=False
             )
-            result[k, start:end, left:right] = values[0, 0] >= threshold
+            result[k, start:end, left:right] = values[0, 0] >= 0.5
     return result
 
 

@@ -31,13 +31,9 @@ _MIN_DEPTH = 1e-5
 
 
 def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean shift of one set of scalars with a Gaussian kernel of sigma = bandwidth / 3.
-
-    Args:
-        values: float (P,), any range. NaN and infinities are ignored.
-        bandwidth: in the unit of `values`, > 0; the paper uses 0.9 and 0.4.
-        weights: float (P,), how much a value counts in the density; None counts every value once. Values whose weight
-            is not positive and finite are ignored.
+    """Mean shift of one set of scalars, float (P,), with a Gaussian kernel of sigma = bandwidth / 3. NaN and infinities
+    are ignored, and so are values whose weight, how much they count in the density, is not positive and finite. The
+    paper uses the bandwidths 0.9 and 0.4.
 
     Returns:
         modes (M,) ascending, where the density's local maxima are, to about 1e-4 sigma, float32 for values of half
@@ -45,10 +41,7 @@ def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = 
         index of the mode a value climbs to, -1 for an ignored value.
 
     All arithmetic is float64 on the device of `values`; no gradient flows. Deterministic. A level stretch of the
-    density (evenly spaced values) counts as one mode somewhere on it.
-
-    Raises:
-        ValueError: `values` is not one-dimensional, `weights` has another shape, or the bandwidth is not positive.
+    density (evenly spaced values) counts as one mode somewhere on it. ValueError where an argument does not fit.
     """
     segment_ids = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
     modes, _, assignment = mean_shift_1d_batched(values, segment_ids, [bandwidth], weights=weights)
@@ -59,13 +52,8 @@ def mean_shift_1d(values: Tensor, bandwidth: float, *, weights: Tensor | None = 
 def mean_shift_1d_batched(
     values: Tensor, segment_ids: Tensor, bandwidths: Sequence[float], *, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean shift of S independent sets of scalars at once, such as all images of a batch at all bandwidths.
-
-    Args:
-        values: float (P,), the sets one after the other or in any order.
-        segment_ids: int64 (P,), in [0, S), the set that a value belongs to.
-        bandwidths: S numbers, the bandwidth of each set.
-        weights: float (P,) or None, as in `mean_shift_1d`.
+    """Mean shift of S independent sets of scalars at once, such as all images of a batch at all bandwidths: values
+    float (P,) in any order, the set of each, int64 (P,) in [0, S), the S sets' bandwidths, and the values' weights.
 
     Returns:
         modes (M,), ordered by set and ascending within a set; mode_segments int64 (M,), the set of each mode;

@@ -7,8 +7,6 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .targets import downsample_instance_ids, instance_masks
-
 
 @META_ARCH_REGISTRY.register()
 class DVIS(GeneralizedRCNN):
@@ -79,7 +77,7 @@ class DVIS(GeneralizedRCNN):
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
             do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
-            intermediate: return the label map, its levels and the proposals too, for pictures and diagnosis.
+            intermediate: return what is found on the way too, for pictures and diagnosis.
 
         Returns:
             one dict an image: ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes`` and
@@ -106,3 +104,23 @@ class DVIS(GeneralizedRCNN):
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
                 output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs
+
+
+def downsample_instance_ids(instance_ids: Tensor, stride: int) -> Tensor:
+    """The id that covers most of every map cell.
+
+    Nearest-pixel sampling would shift every object by half a pixel; the (lower) median of a cell's stride x stride ids
+    is its majority wherever one id has one, and one of its ids in any case. int64 (N, H, W), H and W divisible by
+    ``stride`` -> int64 (N, H / stride, W / stride).
+    """
+    if stride == 1:
+        return instance_ids
+    n, height, width = instance_ids.shape
+    cells = instance_ids.view(n, height // stride, stride, width // stride, stride)
+    return cells.permute(0, 1, 3, 2, 4).flatten(3).median(dim=3).values
+
+
+def instance_masks(instance_ids: Tensor, num_instances: int) -> Tensor:
+    """bool (n, h, w): the masks of instances 1..n of one image's ids (h, w)."""
+    ids = torch.arange(1, num_instances + 1, device=instance_ids.device)
+    return instance_ids[None] == ids[:, None, None]

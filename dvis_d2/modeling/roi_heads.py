@@ -50,15 +50,13 @@ class DVISROIHeads(ROIHeads):
     ):
         """
         Args:
-            in_features: features to pool, one level.
-            box_pooler, mask_pooler: ROIAlign to the resolutions of the two heads.
+            in_features, box_pooler, mask_pooler: features of one level, and ROIAlign to the resolutions of the heads.
             box_head: trunk of the class and the IoU, (R, C' + 1, S, S) -> (R, D) for features of C' channels.
             mask_head: (R, C' + 1, S, S) -> class-agnostic mask logits (R, 1, M, M).
             map_stride: stride of the label map, in image pixels.
             class_agnostic: objects are one class, 0: no class layer, the score is the predicted IoU (supplement 5).
             alpha, score_threshold, nms_threshold, max_detections, nms: see :func:`detect`.
-            mask_source, refine_proposals: see :func:`final_masks`, :meth:`verify`.
-            kwargs: sampling and matching, see :class:`detectron2.modeling.ROIHeads`.
+            mask_source, refine_proposals, kwargs: see :func:`final_masks`, :meth:`verify`, :class:`ROIHeads`.
         """
         super().__init__(**(kwargs | {"num_classes": 1} if class_agnostic else kwargs))
         self.in_features = in_features
@@ -128,15 +126,11 @@ class DVISROIHeads(ROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """
-        Args:
-            images: unused; part of Detectron2's interface.
-            proposals: with the fields of :class:`MeanShiftProposer`.
-            targets: in training, with ``gt_classes``, ``gt_masks`` (BitMasks) and ``gt_map_masks`` bool (n, h, w).
+        """In training the sampled proposals and the losses; otherwise the detections of every image on the network's
+        input, for :meth:`postprocess`, and no losses. The images are not read.
 
-        Returns:
-            in training the sampled proposals and the losses; otherwise the detections of every image on the network's
-            input, for :meth:`postprocess`, and no losses.
+        Proposals have the fields of :class:`MeanShiftProposer`, targets ``gt_classes``, ``gt_masks`` (BitMasks) and
+        ``gt_map_masks`` bool (n, h, w).
         """
         pooled_features = [features[f].float() for f in self.in_features]
         if self.training:

@@ -4,19 +4,3 @@ from ..evaluation.coco_ap import CocoScorer
 from .predictions import StoredPredictions, predict_images, stored_images
 from .search import TuneThresholds, coordinate_descent, split_halves, store_tuning, tune_thresholds
 from .thresholds import apply_thresholds, current_thresholds, merge_tuned_thresholds, write_thresholds
-
-__all__ = [
-    "CocoScorer",
-    "StoredPredictions",
-    "TuneThresholds",
-    "apply_thresholds",
-    "coordinate_descent",
-    "current_thresholds",
-    "merge_tuned_thresholds",
-    "predict_images",
-    "split_halves",
-    "store_tuning",
-    "stored_images",
-    "tune_thresholds",
-    "write_thresholds",
-]

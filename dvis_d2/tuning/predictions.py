@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from ..data import DVISDatasetMapper
-from ..data.rle import encode_masks
+from ..data.annotations import encode_masks
 from ..modeling.detections import detect
 from ..modeling.mask_pasting import final_masks
 from ..modeling.meta_arch import DVIS

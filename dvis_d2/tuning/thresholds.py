@@ -6,13 +6,13 @@ A `thresholds` dict maps full config keys ("MODEL.DVIS_ROI_HEADS.ALPHA") to valu
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
-from ..config import RENAMED_KEYS
+from ..config import RENAMED_KEYS, flat, nested
 from ..modeling.candidates import SOURCES
 from ..modeling.detections import NMS_KINDS
 from ..modeling.mask_pasting import MASK_SOURCES
@@ -58,13 +58,9 @@ def apply_thresholds(model: Any, thresholds: Mapping[str, object]) -> None:
 
 def write_thresholds(path: str, thresholds: Mapping[str, object], comment: str = "") -> None:
     """Write a partial Detectron2 config; the lines of `comment` come first, as YAML comments."""
-    tree: dict = {}
-    for key, value in thresholds.items():
-        *parents, name = key.split(".")
-        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)[name] = value
     with open(path, "w") as f:
         f.writelines(f"# {line}\n" for line in comment.splitlines())
-        yaml.safe_dump(tree, f, default_flow_style=None)
+        yaml.safe_dump(nested(thresholds), f, default_flow_style=None)
 
 
 def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, object]:
@@ -79,7 +75,7 @@ def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, 
     if not weights or "://" in weights or not os.path.isfile(path):
         return {}
     with open(path) as f:
-        stored = {RENAMED_KEYS.get(key, key): value for key, value in _flat(yaml.safe_load(f) or {})}
+        stored = {RENAMED_KEYS.get(key, key): value for key, value in flat(yaml.safe_load(f) or {})}
     tunable = GROUPING_KEYS | HEAD_KEYS
     if unknown := sorted(stored.keys() - tunable.keys()):
         advice = f"remove it; the keys are {', '.join(tunable)}"
@@ -101,12 +97,3 @@ def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, 
         kept = ", ".join(sorted(stored.keys() - taken.keys())) or "none"
         logger.info("Thresholds from %s: %s (overridden on the command line: %s)", path, values, kept)
     return taken
-
-
-def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full keys and values of a nested config."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

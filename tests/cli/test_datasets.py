@@ -70,7 +70,7 @@ def test_convert_writes_coco_json(registered, tiny_coco, tmp_path):
 def test_convert_names_the_data_sets_that_exist(registered, tmp_path):
     result = invoke("convert", "--dataset", "voc_2012", "--output", tmp_path / "out.json")
     assert result.exit_code == 2
-    assert "no data set voc_2012;" in result.stderr and "voc_2012_instance_val" in result.stderr
+    assert "'voc_2012' is not registered" in result.stderr and "voc_2012_instance_val" in result.stderr
 
 
 def test_convert_names_an_image_root_that_does_not_hold_the_images(registered, tmp_path):

@@ -4,8 +4,8 @@ from detectron2.data import transforms as T
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.ground_truth import build_ground_truth
-from dvis_d2.data.rle import encode_masks
 
 H, W = 24, 36
 

@@ -4,7 +4,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from dvis_d2.engine import Trainer
-from dvis_d2.engine.hooks import AverageWeights
+from dvis_d2.engine.train_loop import AverageWeights
 
 
 def state(model):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.modeling.grouping import group_label_map
-from dvis_d2.modeling.targets import downsample_instance_ids, instance_masks
+from dvis_d2.modeling.meta_arch import downsample_instance_ids, instance_masks
 from experiments.oracle import area_coverage, color_instances, interior_share, oracle_label_map, pad_to_stride
 
 

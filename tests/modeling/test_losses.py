@@ -97,8 +97,8 @@ def test_ignored_pixels_form_no_pairs_and_background_only_when_asked():
 def test_eq_6_truncated():
     f, _ = maps([[1.0, 1.5], [1.0, 4.0]], [[1, 1], [1, 1]])
     # g: 0.25 + 0, 0 + 6.25, 9 + 0 and 0.
-    loss = mumford_shah_loss(f, kind="truncated", mu=2.0, nu=4.0)
-    assert loss.item() == pytest.approx((0.5 + 4 + 4 + 0) / 4)
+    loss = mumford_shah_loss(f, kind="truncated")
+    assert loss.item() == pytest.approx((0.25 + 1 + 1 + 0) / 4)
 
 
 def test_eq_7_cauchy():

@@ -15,12 +15,10 @@ def rectangle(size, y0, y1, x0, x1):
     return mask
 
 
-def test_iou_by_hand_with_ignored_pixels():
+def test_iou_by_hand():
     a = torch.stack([rectangle((4, 6), 0, 2, 0, 4), rectangle((4, 6), 0, 0, 0, 0)])  # 8 pixels, none
     b = torch.stack([rectangle((4, 6), 0, 4, 2, 4), a[1]])  # 8 pixels, 4 shared
     assert mask_iou(a, b).tolist() == [[pytest.approx(4 / 12), 0], [0, 0]]
-    ignore = rectangle((4, 6), 2, 4, 0, 6)
-    assert mask_iou(a, b, ignore=ignore).tolist() == [[pytest.approx(4 / 8), 0], [0, 0]]
 
 
 def test_iou_of_nothing():
@@ -47,10 +45,9 @@ def test_iou_matches_pycocotools(seed, count_a, count_b):
 def test_iou_in_chunks(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(5, 31, 17, generator=generator) > 0.5
-    ignore = torch.rand(31, 17, generator=generator) > 0.8
-    whole = mask_iou(masks, masks, ignore)
+    whole = mask_iou(masks, masks)
     monkeypatch.setitem(mask_iou.__globals__, "_CHUNK", 64)
-    assert torch.equal(mask_iou(masks, masks, ignore), whole)
+    assert torch.equal(mask_iou(masks, masks), whole)
 
 
 def test_nms_keeps_the_best_and_is_greedy():
@@ -136,12 +133,6 @@ def test_instances_without_membership_or_in_the_padding():
 
 def test_no_instances():
     assert upsample_soft_masks(torch.zeros(0, 8, 8), stride=4, image_size=(30, 31)).shape == (0, 30, 31)
-
-
-@pytest.mark.parametrize("threshold", [0.0, -1, 1.5])
-def test_wrong_threshold(threshold):
-    with pytest.raises(ValueError, match="threshold"):
-        upsample_soft_masks(torch.zeros(1, 2, 2), stride=4, image_size=(8, 8), threshold=threshold)
 
 
 def test_half_precision():

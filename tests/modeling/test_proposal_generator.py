@@ -1,10 +1,14 @@
+import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
 from dvis_d2.modeling import MeanShiftProposer
-from dvis_d2.modeling.targets import instance_masks
+from dvis_d2.modeling.grouping import group_label_map
+from dvis_d2.modeling.meta_arch import instance_masks
+from dvis_d2.modeling.proposal_generator import perturb_masks
+from dvis_d2.modeling.proposal_generator import training_proposals as sample_training_proposals
 
 GROUPING = dict(bandwidths=(0.9, 0.4), candidates=("levels", "parts"), min_area=2)
 
@@ -87,3 +91,56 @@ def test_options_of_the_loss_reach_the_criterion(tiny_cfg):
     assert build_model(tiny_cfg).proposal_generator.criterion.pi_options["background_as_instance"] is False
     tiny_cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = True
     assert build_model(tiny_cfg).proposal_generator.criterion.pi_options["background_as_instance"] is True
+
+
+@pytest.fixture
+def objects_and_void():
+    ids = torch.zeros(40, 40, dtype=torch.int64)
+    ids[5:15, 5:15] = 1
+    ids[20:36, 22:38] = 2
+    ids[5:15, 15:20] = -1
+    return ids, instance_masks(ids, 2)
+
+
+def test_perturbed_masks_cover_the_whole_range_of_iou(objects_and_void):
+    ids, masks = objects_and_void
+    torch.manual_seed(0)
+    ious = []
+    for _ in range(200):
+        perturbed = perturb_masks(masks, ids)
+        assert not (perturbed & (ids < 0)).any()
+        union = (perturbed | masks).sum(dim=(1, 2))
+        ious.append((perturbed & masks).sum(dim=(1, 2)) / union)
+    ious = torch.stack(ious).flatten()
+    counts = torch.histc(ious, bins=5, min=0, max=1)
+    assert (counts[1:] > 10).all(), counts  # every IoU from 0.2 up
+    assert (ious == 1).float().mean() > 0.1
+
+
+def test_perturbed_masks_do_not_wrap_around_the_border():
+    ids = torch.zeros(20, 20, dtype=torch.int64)
+    ids[0:10, 0:10] = 1
+    masks = instance_masks(ids, 1)
+    torch.manual_seed(0)
+    for _ in range(100):
+        perturbed = perturb_masks(masks, ids)[0]
+        assert not perturbed[16:].any() and not perturbed[:, 16:].any()
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_perturbing_few_or_empty_masks_works(num):
+    masks = torch.zeros(num, 6, 6, dtype=torch.bool)
+    assert not perturb_masks(masks, torch.zeros(6, 6, dtype=torch.int64)).any()
+
+
+def test_soft_masks_of_perturbed_ground_truth_follow_the_mean_label(objects_and_void):
+    ids, masks = objects_and_void
+    label_map = torch.zeros(40, 40)
+    label_map[ids == 1], label_map[ids == 2] = 0.4, 0.9  # below the threshold: nothing of the network's own
+    own = group_label_map(label_map[None])[0]
+    torch.manual_seed(0)
+    found, soft = sample_training_proposals(own, label_map, ids, masks, 1)
+    for mask, membership in zip(found, soft, strict=True):
+        value = label_map[mask].mean()
+        expected = (1 - (label_map - value).abs()).clamp(0, 1)
+        torch.testing.assert_close(membership[mask], expected[mask])

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dvis_d2 import config_files
-from dvis_d2.config_files import config_folder, find_config
+from dvis_d2 import config
+from dvis_d2.config import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,9 @@ def test_an_unknown_name_lists_what_exists():
 
 
 def test_an_installed_package_has_its_configs_inside(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path)
-    assert config_folder() == tmp_path.parent / "configs"
-    (tmp_path / "configs").mkdir()
-    assert config_folder() == tmp_path / "configs"
+    package = tmp_path / "dvis_d2"
+    monkeypatch.setattr(config, "_PACKAGE", package)
+    for folder in (tmp_path / "configs", package / "configs"):
+        folder.mkdir(parents=True)
+        (folder / "some.yaml").touch()
+        assert find_config("configs/some.yaml") == str(folder / "some.yaml")
