@@ -4,37 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dvis_d2.modeling.grouping import group_label_map
+from .drawn_maps import draw, group
 
 LEFT = (2, 8, 1, 6)
 
 
-def group(label_map, **options):
-    return group_label_map(torch.as_tensor(label_map)[None].float(), **options)[0]
-
-
-def mask_set(grouping):
-    return {tuple(map(tuple, mask.nonzero().tolist())) for mask in grouping.masks}
-
-
-def cells(*regions, size=(12, 16)):
-    """The same form for the union of (y0, y1, x0, x1) regions."""
-    mask = torch.zeros(size, dtype=torch.bool)
-    for y0, y1, x0, x1 in regions:
-        mask[y0:y1, x0:x1] = True
-    return tuple(map(tuple, mask.nonzero().tolist()))
-
-
-def draw(*regions, size=(12, 16)):
-    """A label map of (value, y0, y1, x0, x1) regions on background."""
-    label_map = torch.zeros(size)
-    for value, y0, y1, x0, x1 in regions:
-        label_map[y0:y1, x0:x1] = value
-    return label_map
-
-
 def test_score_by_hand():
-    # 2 x 3 cells of value 3 on zeros: no spread, contrast 1, 10 of 24 neighbor pairs leave, all readings
+    # 2 x 3 cells of value 3 on zeros: no spread, contrast 1, 10 of 24 neighbor pairs leave, all candidates
     # agree.
     found = group(draw((3, 4, 6, 4, 7)))
     assert found.scores.tolist() == pytest.approx([1 - 10 / 24])
@@ -56,7 +32,7 @@ def test_score_of_a_mask_in_two_parts_and_of_its_parts_by_hand():
     radius = (36 + 25) / 12
     whole = wholeness(2 * radius / (radius + 4**2))
     interior = 1 - 22 / 120
-    # Of five readings two hold the union, three its parts.
+    # Of five candidates two hold the union, three its parts.
     part = interior * (1 + (3 + 2 * (1 - whole)) / 5) / 2 * (1 - whole / 2)
     union = interior * (1 + (2 + 3 * whole) / 5) / 2 * whole
     assert found.scores.tolist() == pytest.approx([part, part, union])
