@@ -72,7 +72,8 @@ def test_a_job_without_a_result_failed(job):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_ends_the_parent_ends_the_job(job, number):
     sleeper = job("a", "sleep")
-    program = "import sys; from pathlib import Path; from experiments.jobs import Job, run_jobs; "
+    program = "import signal, sys; from pathlib import Path; from experiments.jobs import Job, run_jobs; "
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # ignored below a shell's background job
     program += "run_jobs([Job(sys.argv[1], Path(sys.argv[2]), ('sleep',))], at_once=1)"
     command = [sys.executable, "-c", program, MODULE, str(sleeper.result)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
