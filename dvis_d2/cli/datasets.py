@@ -26,7 +26,7 @@ def check(json_file: str, images: str | None, complete: str | None, max_headers:
                 data = complete_coco(json.load(file))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise click.ClickException(f"{json_file} cannot be completed: {error}") from error
-        with open(complete, "w", encoding="utf-8") as file:
+        with open(complete, "x", encoding="utf-8") as file:
             json.dump(data, file)
     report = check_coco_json(complete or json_file, images, max_headers=max_headers)
     click.echo(str(report))
@@ -44,7 +44,7 @@ def convert(dataset: str, output: str, image_root: str | None, ignore_as_crowd: 
     File names are relative to the folder that is printed.
     """
     data = to_coco(dataset, image_root, ignore_as_crowd=ignore_as_crowd)
-    with open(output, "w", encoding="utf-8") as file:
+    with open(output, "x", encoding="utf-8") as file:
         json.dump(data, file)
     click.echo(f"{output}: {len(data['images'])} images, {len(data['annotations'])} annotations")
     click.echo(f"image folder: {data['info']['image_root']}")

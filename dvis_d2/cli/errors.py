@@ -55,7 +55,7 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return "install what is missing, with the command above where there is one, and try again"
     if isinstance(error, OSError):
-        return f"correct the path; one that does not start with / is below {os.getcwd()}"
+        return f"correct the file or its path; a path that does not start with / is below {os.getcwd()}"
     return "correct this in the command or in the config file (--debug shows where it was noticed)"
 
 

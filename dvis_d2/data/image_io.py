@@ -25,11 +25,9 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
             return detection_utils.read_image(file_name, format=image_format)
         pixels = detection_utils.read_image(file_name)
     except FileNotFoundError as error:
-        advice = "correct the image folder or the file name in the annotations"
-        raise FileNotFoundError(f"image {file_name} does not exist: {advice}") from error
+        raise FileNotFoundError(f"image {file_name} does not exist: correct the image folder or the name") from error
     except PIL_ERRORS as error:
-        advice = "the file is truncated or no image; copy it again or take it out of the annotations"
-        raise OSError(f"cannot read image {file_name} ({error}): {advice}") from error
+        raise OSError(f"cannot read image {file_name} ({error}): copy it again or leave it out") from error
     if mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
         kind = "floating-point" if mode == "F" else "32-bit"
         raise OSError(f"image {file_name} has {kind} pixels: save it with 8 or 16 bits per channel")

@@ -101,7 +101,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     """The results of ``MODEL.WEIGHTS`` with the thresholds tuned for it, or, with ``args.resume``, of the last
     checkpoint in ``OUTPUT_DIR``."""
     cfg = setup_cfg(args, inference=not args.resume)
-    default_setup(cfg, args)
+    for name in ("detectron2", "fvcore"):  # not `default_setup`: config.yaml in OUTPUT_DIR is the training's
+        setup_logger(cfg.OUTPUT_DIR, name=name, distributed_rank=comm.get_rank())
     model = Trainer.build_model(cfg)
     DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)

@@ -26,26 +26,28 @@ GAP = 6
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
-    """The files that paths or globs name; FileNotFoundError if one names none."""
-    files: list[str] = []
+    """The files that paths or globs name, each once; FileNotFoundError if one names none."""
+    files: dict[str, None] = {}
     for pattern in map(os.path.expanduser, patterns):
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
         if not found:
             raise FileNotFoundError(f"there is no image {pattern}, and no file matches it")
-        files += found
-    return files
+        files |= dict.fromkeys(found)
+    return list(files)
 
 
 def draw_files(cfg: CfgNode, files: Sequence[str], output: str) -> None:
     """Draw the panel of every image, by the network of ``MODEL.WEIGHTS``. `output` is a folder, or, for one image, a
-    file; OSError if an image cannot be read or a picture cannot be written."""
+    file. OSError if a file cannot be read or written; ValueError if a picture would replace an image or another."""
     to_file = len(files) == 1 and os.path.splitext(output)[1] != "" and not os.path.isdir(output)
+    pictures = [output] if to_file else [os.path.join(output, os.path.basename(path)) for path in files]
+    if len(set(map(os.path.realpath, [*files, *pictures]))) < 2 * len(files):
+        raise ValueError(f"pictures in {output} would replace images or one another: draw them in separate folders")
     os.makedirs(os.path.dirname(output) or "." if to_file else output, exist_ok=True)
     predictor = DVISPredictor(cfg)
-    for path in tqdm(files, disable=len(files) == 1):
+    for path, picture in zip(tqdm(files, disable=len(files) == 1), pictures, strict=True):
         image = read_image(path, "BGR")
         found = predictor(image)
-        picture = output if to_file else os.path.join(output, os.path.basename(path))
         write_picture(picture, draw_panel(image[:, :, ::-1], found, predictor.metadata))
         counts = len(found["instances"]), len(found["proposals"])
         logging.getLogger(__name__).info("%s: %d instances from %d proposals -> %s", path, *counts, picture)

@@ -37,6 +37,14 @@ def test_check_reports_and_completes(tiny_coco, tmp_path):
     assert "bbox" in json.loads((tmp_path / "full.json").read_text())["annotations"][0]
 
 
+def test_check_completes_into_new_files_only(tiny_coco):
+    json_file, folder = tiny_coco
+    before = json_file.read_bytes()
+    result = invoke("check", json_file, folder, "--complete", json_file)
+    assert result.exit_code == 2 and f"File exists: '{json_file}'" in result.stderr
+    assert json_file.read_bytes() == before
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"annotations": [1]}'])
 def test_check_names_a_file_that_cannot_be_completed(tmp_path, content):
     (tmp_path / "a.json").write_text(content)

@@ -42,8 +42,10 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
     assert output.strip().endswith(f"; pictures: {out}/sheet.png")
 
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
-    output = dvis("eval", *args, "OUTPUT_DIR", tmp_path / "eval", *weights, cwd=tmp_path)
+    config = (out / "config.yaml").read_bytes()
+    output = dvis("eval", *args, "OUTPUT_DIR", out, *weights, cwd=tmp_path)
     assert "copypaste: AP,AP50" in output and "Task: segm" in output
+    assert (out / "config.yaml").read_bytes() == config  # of the training
 
     # the saved config alone is enough to draw: it names the classes
     opts = [*weights, "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD", "-1.0"]
