@@ -3,13 +3,14 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from .criterion import VariationalCriterion
 from .grouping import Grouping, group_label_map, soft_membership
 from .label_head import LabelMapHead
+from .masks import mask_boxes
 
 BOX_MARGIN = 0.2  # of the authors
 
@@ -133,7 +134,7 @@ def make_proposals(
 ) -> Instances:
     """Proposals of one image, with the fields of :meth:`MeanShiftProposer.forward`, from masks bool (K, h, w) and soft
     masks float (K, h, w) on the label map's grid and scores float (K,)."""
-    boxes = Boxes(BitMasks(masks).get_bounding_boxes().tensor.to(soft.device) * stride)
+    boxes = Boxes(mask_boxes(masks) * stride)
     boxes.clip(image_size)
     low, high = boxes.tensor.split(2, dim=1)
     margin = (high - low) * (BOX_MARGIN / 2)

@@ -6,13 +6,13 @@ from detectron2.layers import ROIAlign, ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, build_box_head, build_mask_head
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from .detections import NMS_KINDS, detect
 from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
-from .masks import mask_iou
+from .masks import mask_boxes, mask_iou
 
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
@@ -250,7 +250,7 @@ class DVISROIHeads(ROIHeads):
             image_size=result.image_size,
             output_size=(height, width),
         )
-        boxes = BitMasks(masks).get_bounding_boxes().to(masks.device)
+        boxes = Boxes(mask_boxes(masks))
         found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
         return Instances((height, width), pred_boxes=boxes, **found)[boxes.nonempty()]
 
