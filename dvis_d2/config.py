@@ -68,6 +68,11 @@ def add_dvis_config(cfg: CN) -> None:
     # prediction take from there (docs/guide/tuning.md has what it gains)
     cfg.TEST.TUNE_THRESHOLDS = False
 
+    # build_timm_fpn_backbone: the name of a model of the library timm, and whether a training starts from its weights
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = ""
+    cfg.MODEL.TIMM.PRETRAINED = False
+
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
     cfg.MODEL.LABEL_MAP_HEAD.IN_FEATURE = "p3"
