@@ -47,13 +47,11 @@ def _pip(*arguments: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip {' '.join(arguments)}"
 
 
-_INSTALL_COMMAND = f"{shlex.quote(sys.executable)} -m dvis_d2.install_detectron2"
-
 INSTALL_HINT = f"""\
 dvis_d2 needs Detectron2, which {sys.executable} does not find. (dvis_d2.modeling.losses and
 dvis_d2.modeling.mean_shift work without it.) Install it with one of
   make install    (in the checkout of dvis_d2: makes .venv with everything in it)
-  {_INSTALL_COMMAND}    (takes {BUILD}, a build of its main branch)
+  {shlex.quote(sys.executable)} -m dvis_d2.install_detectron2    (takes {BUILD}, a build of its main branch)
   {_pip("install", "--no-build-isolation", OFFICIAL)}    (needs git and a C++ compiler)"""
 
 
@@ -63,7 +61,7 @@ def explain_import_error(error: BaseException) -> str:
     root = missing.partition(".")[0]
     if missing == "detectron2":
         return INSTALL_HINT
-    advice, command = "Install it again", _INSTALL_COMMAND
+    advice, command = "Install it again", _pip(*map(shlex.quote, build_arguments()))
     if root == "detectron2":
         advice = (
             f"The package that Python finds ({', '.join(sys.modules[root].__path__)}) has no {missing}: it is "
