@@ -59,7 +59,7 @@ class VariationalCriterion(nn.Module):
         self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
         self.pi_windows_start = pi_windows_start
         for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
-            if not value >= 0:
+            if not 0 <= value < math.inf:
                 raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
         self.binary_options: dict[str, Any] = dict(
             margin=binary_margin, theta=theta, balance=binary_balance, area_exponent=binary_area_exponent
@@ -111,7 +111,7 @@ class VariationalCriterion(nn.Module):
             "loss_quant": lambda: quantization_loss(logits, instance_ids),
         }
         return {
-            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else logits.float().sum() * 0
+            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else (logits.float() * 0).sum()
             for name, weight in self.weights.items()
             if weight
         }

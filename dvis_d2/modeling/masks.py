@@ -48,13 +48,13 @@ def mask_iou(masks_a: Tensor, masks_b: Tensor) -> Tensor:
 
 
 def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
-    """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`.
+    """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`, or is 1.
 
     `scores` float (K,): of equal ones the first wins. `classes` int64 (K,): masks of different classes do not suppress
     each other; None: they do. Returns int64 (number kept,), indices in descending order of score.
     """
     order, iou = _iou_by_rank(masks, scores, classes)
-    pairs = (iou > threshold).nonzero().tolist()  # ascending, so a row is settled before it suppresses
+    pairs = ((iou > threshold) | (iou == 1)).nonzero().tolist()  # ascending, so a row is settled before it suppresses
     return order[torch.tensor(surviving(len(order), pairs), dtype=torch.int64, device=order.device)]
 
 

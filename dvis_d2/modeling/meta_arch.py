@@ -1,3 +1,4 @@
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -84,7 +85,14 @@ class DVIS(GeneralizedRCNN):
             ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also ``"label_map"`` float (h, w),
             after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's
             input.
+
+        Images that would be padded differently alone run apart, so a result does not depend on the batch.
         """
+        groups = self._groups_of_one_canvas(batched_inputs)
+        if len(groups) > 1:
+            options = {"do_postprocess": do_postprocess, "intermediate": intermediate}
+            found = {i: r for g in groups for i, r in zip(g, self.inference([batched_inputs[i] for i in g], **options))}
+            return [found[i] for i in range(len(batched_inputs))]
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         label_maps = self.proposal_generator.label_head(features)
@@ -104,6 +112,14 @@ class DVIS(GeneralizedRCNN):
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
                 output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs
+
+
+    def _groups_of_one_canvas(self, batched_inputs: list[dict]) -> list[list[int]]:
+        """Positions of the images that alone are padded to the same size."""
+        divisor, groups = max(self.backbone.size_divisibility, 1), defaultdict(list)
+        for i, x in enumerate(batched_inputs):
+            groups[tuple(-(-side // divisor) for side in x["image"].shape[-2:])].append(i)
+        return list(groups.values())
 
 
 def downsample_instance_ids(instance_ids: Tensor, stride: int) -> Tensor:
