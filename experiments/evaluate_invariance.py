@@ -8,7 +8,8 @@ of the same images.
 Every image of DATASETS.TEST[0] is seen alone; in batches of mixed sizes; mirrored; and on a canvas of the mean color,
 --shift pixels of the network larger at both ends: in its middle, against its upper left corner. Reports mask AP on the
 network's input, and the agreement: of the detections with a score of at least --score in one of two views, those that
-have a partner of the same class at a mask IoU of 0.9 in the other. Prints a table, and as its last line one JSON object.
+have a partner of the same class at a mask IoU of 0.9 in the other. Prints a table, and as its last line one JSON
+object.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def evaluate_invariance(
     """For each view {"view", "against", "AP", "detections", "agreement"}, AP and agreement in 0..100, on the first
     `num_images` of ``DATASETS.TEST[0]`` (0: all); no agreement for "alone"."""
     name = cfg.DATASETS.TEST[0]
-    images = itertools.chain.from_iterable(Trainer.build_test_loader(cfg, name))  # writes drawn shapes where there are none
+    images = itertools.chain.from_iterable(Trainer.build_test_loader(cfg, name))  # the first use draws the shapes
     images, scorer = itertools.islice(images, num_images or None), CocoScorer(name)
     detections: dict[str, list[list[dict]]] = {view: [] for view in ("alone", *AGAINST)}
     found_in: dict[str, list[Found]] = {view: [] for view in detections}

@@ -5,9 +5,9 @@ Shapes: N images of a batch, (H, W) the label map.
 ``label_map`` and ``logits`` are float (N, H, W): the network's one real output channel, before the ReLU.
 ``instance_ids`` is int64 (N, H, W): 0 background, k >= 1 instance, -1 ignored; where it may be None, it only tells the
 ignored pixels. Every loss is a scalar, in float32 for float16 and bfloat16 inputs and otherwise in the input's dtype,
-that is finite for finite inputs, of at most 1e38 for the first three terms, and has a gradient path even where no pixel
-takes part. Ids may be any int64. A shape, a dtype or an option that does not fit raises ValueError. Equations and sections are those of Yuan, Chen and Li, Deep Variational Instance
-Segmentation, 2020.
+that has a gradient path even where no pixel takes part. It is finite for finite inputs, of at most 1e38 for the first
+two terms. A shape, a dtype or an option that does not fit raises ValueError. Equations and sections are those of Yuan,
+Chen and Li, Deep Variational Instance Segmentation, 2020.
 """
 
 import math
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .exact_pairs import exact_pairs
+from .options import check_range
 from .sampled_pairs import instance_areas, random_pairs, stratified_pairs
 
 # for each kind of pairs the function that sums over them, and its own options with their defaults
@@ -58,7 +59,7 @@ def binary_loss(
     """
     _check_maps("binary_loss", "logits", logits, instance_ids)
     _check_positive("margin", margin)
-    _check_weight("area_exponent", area_exponent)
+    check_range("area_exponent", area_exponent)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     foreground, background = instance_ids > 0, instance_ids == 0
     violation = torch.where(foreground, margin - logits, torch.where(background, logits, 0))
@@ -119,7 +120,7 @@ def permutation_invariant_loss(
     _check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
     _check_positive("margin", margin)
     _check_positive("theta", theta)
-    _check_weight("different_weight", different_weight)
+    check_range("different_weight", different_weight)
     if reduction not in ("instances", "pairs"):
         raise ValueError(f"reduction must be 'instances' or 'pairs', not {reduction!r}")
     if pairs not in _PAIRS:
@@ -234,8 +235,3 @@ def _check_maps(function: str, name: str, label_map: Tensor, instance_ids: Tenso
 def _check_positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be a positive number, not {value}")
-
-
-def _check_weight(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number >= 0, not {value}")

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .options import check_range
+
 _CHUNK = 1 << 22  # pixels that one step works on at a time: 16 MiB of float32 for each temporary
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
 
@@ -51,8 +53,10 @@ def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | 
     """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`, or is 1.
 
     `scores` float (K,): of equal ones the first wins. `classes` int64 (K,): masks of different classes do not suppress
-    each other; None: they do. Returns int64 (number kept,), indices in descending order of score.
+    each other; None: they do. Returns int64 (number kept,), indices in descending order of score. ValueError for a
+    threshold outside [0, 1].
     """
+    check_range("nms_threshold", threshold, 0, 1)
     order, iou = _iou_by_rank(masks, scores, classes)
     pairs = ((iou > threshold) | (iou == 1)).nonzero().tolist()  # ascending, so a row is settled before it suppresses
     return order[torch.tensor(surviving(len(order), pairs), dtype=torch.int64, device=order.device)]

@@ -8,6 +8,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from .options import check_range
+
 
 @META_ARCH_REGISTRY.register()
 class DVIS(GeneralizedRCNN):
@@ -25,6 +27,7 @@ class DVIS(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg):
+        check_range("MODEL.DVIS_ROI_HEADS.START", cfg.MODEL.DVIS_ROI_HEADS.START, 0, 1)
         heads_start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
         return super().from_config(cfg) | {"heads_start": heads_start}
 
@@ -90,9 +93,13 @@ class DVIS(GeneralizedRCNN):
         """
         groups = self._groups_of_one_canvas(batched_inputs)
         if len(groups) > 1:
-            options = {"do_postprocess": do_postprocess, "intermediate": intermediate}
-            found = {i: r for g in groups for i, r in zip(g, self.inference([batched_inputs[i] for i in g], **options))}
-            return [found[i] for i in range(len(batched_inputs))]
+            results: list = [None] * len(batched_inputs)
+            for group in groups:
+                inputs = [batched_inputs[i] for i in group]
+                found = self.inference(inputs, do_postprocess=do_postprocess, intermediate=intermediate)
+                for i, result in zip(group, found, strict=True):
+                    results[i] = result
+            return results
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         label_maps = self.proposal_generator.label_head(features)
@@ -112,7 +119,6 @@ class DVIS(GeneralizedRCNN):
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
                 output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs
-
 
     def _groups_of_one_canvas(self, batched_inputs: list[dict]) -> list[list[int]]:
         """Positions of the images that alone are padded to the same size."""

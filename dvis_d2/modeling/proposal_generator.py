@@ -11,6 +11,7 @@ from .criterion import VariationalCriterion
 from .grouping import Grouping, group_label_map, soft_membership
 from .label_head import LabelMapHead
 from .masks import mask_boxes
+from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
 
@@ -28,7 +29,9 @@ class MeanShiftProposer(nn.Module):
         super().__init__()
         self.label_head = label_head
         self.criterion = criterion
+        group_label_map(torch.zeros(1, 1, 1), **grouping)  # wrong options are named before a training
         self.grouping = grouping
+        check_range("num_perturbed", num_perturbed)
         self.num_perturbed = num_perturbed
 
     @classmethod

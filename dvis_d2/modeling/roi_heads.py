@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .detections import NMS_KINDS, detect
 from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
 from .masks import mask_boxes, mask_iou
+from .options import check_range
 
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
@@ -72,6 +73,10 @@ class DVISROIHeads(ROIHeads):
         self.class_agnostic = class_agnostic
         self.nms = nms
         self.refine_proposals = refine_proposals
+        for name in ("alpha", "score_threshold", "nms_threshold"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("mask_loss_weight", "max_detections"):
+            check_range(name, getattr(self, name))
 
         channels = box_head.output_shape.channels
         self.cls_score = None if class_agnostic else nn.Linear(channels, self.num_classes + 1)
