@@ -22,7 +22,7 @@ _BINS_PER_SIGMA = 16
 # (6e-13 of its height), less than a cell, so an empty cell separates the values on its two sides.
 _CELL = 8 * _BINS_PER_SIGMA
 _KERNEL_RADIUS = _CELL - 8
-_FAR = 1e300  # bins from 0, beyond which they are not counted
+_FAR = 2.0**60  # bins from 0: beyond, different values are more than a cell apart
 _CHUNK = 4096  # cells that are smoothed at once: 12 MiB
 # Weights are summed as integers of this many binary places: such sums do not depend on the order of the additions, so a
 # GPU's atomic additions give the same modes at every run.
@@ -88,7 +88,7 @@ def mean_shift_1d_batched(
     values = values.index_select(0, index).double()
     position = values / bin_widths.index_select(0, segments)
     cell = torch.floor(position / _CELL)
-    if len(far := (position.abs() > _FAR).nonzero()[:, 0]):  # cells without numbers: there is one for each value
+    if len(far := (position.abs() > _FAR).nonzero()[:, 0]):  # cells without numbers: one for each value
         rank = values[far].unique(return_inverse=True)[1].double() + 1
         rank = torch.where(values[far] < 0, rank - rank.max() - 1, rank)
         cell[far] = rank.sign() * _FAR * (1 + rank.abs() * 2.0**-40)

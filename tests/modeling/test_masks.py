@@ -69,6 +69,11 @@ def test_nms_keeps_the_best_and_is_greedy():
     assert mask_nms(masks, torch.tensor([0.9, 0.5, 0.4, 0.7]), 0.5).tolist() == [0, 3, 2]
 
 
+def test_equal_masks_are_duplicates_at_any_threshold():
+    masks = torch.stack([rectangle((4, 6), 0, 2, 0, 4), rectangle((4, 6), 0, 2, 0, 4), rectangle((4, 6), 0, 2, 0, 5)])
+    assert mask_nms(masks, torch.tensor([0.5, 0.9, 0.7]), 1.0).tolist() == [1, 2]
+
+
 def test_nms_by_class():
     masks = torch.ones(4, 2, 2, dtype=torch.bool)
     scores = torch.tensor([0.1, 0.9, 0.8, 0.8])
