@@ -8,7 +8,8 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import encode_masks, polygon_points, read_annotations, to_mask
+from .annotations import encode_masks, read_annotations, to_mask
+from .polygons import polygon_points, polygons_to_rle
 from .validation import DatasetError
 
 
@@ -94,5 +95,5 @@ def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]
 
 def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
     if isinstance(segmentation, list):  # without drawing them
-        return mask_util.merge(mask_util.frPyObjects([p.ravel() for p in polygon_points(segmentation, where)], *size))
+        return polygons_to_rle(polygon_points(segmentation, where), *size, where)
     return encode_masks(to_mask(segmentation, size, where)[None])[0]
