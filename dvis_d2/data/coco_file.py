@@ -26,7 +26,10 @@ class CheckedCOCO(COCO):
         if annotation_file is None:
             return
         self.dataset = dataset = read_json(annotation_file)
-        annotations, sizes = dataset.get("annotations", ()), {i["id"]: (i["height"], i["width"]) for i in dataset["images"]}
+        annotations, sizes = (
+            dataset.get("annotations", ()),
+            {i["id"]: (i["height"], i["width"]) for i in dataset["images"]},
+        )
         for number, annotation in enumerate(annotations, start=1):
             where = f"{annotation_file}, annotation {annotation.get('id')}"
             segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])

@@ -16,8 +16,8 @@ BOX_ADVICE = "only the mask is learned from, but box AP is wrong; remove the box
 
 # errors if they are more than SERIOUS_SHARE of the masks: what to do
 SERIOUS = {
-    "masks in 0..1 instead of px": "the exporter wrote fractions of the image; multiply x by its width, y by its height",
-    "masks in percent instead of px": "the exporter wrote percent; multiply x by the width / 100, y by the height / 100",
+    "masks in 0..1 instead of px": "fractions of the image were exported; multiply x by its width, y by its height",
+    "masks in percent instead of px": "percent was exported; multiply x by the width / 100, y by the height / 100",
     "masks with x and y exchanged": f"the exporter wrote (y, x), as arrays are indexed; {BOXES_WRONG}",
     "RLE masks written row by row": "COCO's runs go down the columns; encode numpy.asfortranarray(mask)",
     "inverted RLE masks": "the first run is background: write a 0 before it where the first pixel is the object",
@@ -32,7 +32,7 @@ DOUBTFUL = {
     "boxes given by their centers": f"the exporter wrote [x, y] of the center, COCO has the corner; {BOX_ADVICE}",
     "boxes as fractions of the image": f"the exporter wrote 0..1 or percent, COCO has px; {BOX_ADVICE}",
     "boxes that do not fit their masks": BOX_ADVICE,
-    "areas that are not those of the masks": "COCO's sizes small, medium and large go by them; remove the areas and run "
+    "areas that are not those of the masks": "COCO's small, medium and large go by them; remove the areas and run "
     "`dvis check` with --complete",
     "masks that occur twice in an image": "the annotations were exported or merged twice; keep one of each",
     "holes drawn as polygons": "COCO fills them, as it knows no holes; write the mask as an RLE",
@@ -75,7 +75,8 @@ def _examine_polygons(polygons: list, height: int, width: int) -> tuple[Shape | 
     pieces, short = [], False
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2:
-            return None, {"malformed polygons": f"has a {type(polygon).__name__} of odd length or no list at all"}
+            flat = "is one list of numbers: write [[x, y, x, y, ...]]"
+            return None, {"malformed polygons": "has an odd number of values" if isinstance(polygon, list) else flat}
         points = np.array(polygon) if len(polygon) >= 6 else None
         if points is None:
             short = True
@@ -201,8 +202,8 @@ class MaskAudit:
         self._seen.add(identity)
         self._covered[annotation["image_id"]].append(shape.area / (height * width))
         self._reach = max(self._reach[0], shape.box[2] / width), max(self._reach[1], shape.box[3] / height)
-        wrong_area = is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2
-        if is_box(box) and min(box[2:]) > 0 and (kinds := explanations(shape, box, height, width)):
+        wrong_area = area is not None and is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2
+        if box and is_box(box) and min(box[2:]) > 0 and (kinds := explanations(shape, box, height, width)):
             spans = ", ".join(f"{value:g}" for value in shape.box)
             self._disagreements.append((kinds, f"{where} has bbox {box}, its mask the corners [{spans}]"))
         return {

@@ -51,7 +51,7 @@ def endless_outline(points: np.ndarray) -> str:
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The part of a polygon, finite float64 (P, 2), that is less than :data:`FAR` px away from the image (Sutherland and
+    """The part of a polygon, finite float64 (P, 2), that is at most :data:`FAR` px away from the image (Sutherland,
     Hodgman); the same array if that is all of it."""
     if np.abs(points).max(initial=0) <= FAR:
         return points
