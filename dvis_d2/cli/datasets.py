@@ -52,7 +52,7 @@ def convert(dataset: str, output: str, image_root: str | None, ignore_as_crowd: 
         names = sorted(DatasetCatalog.list())
         near = [n for n in names if dataset in n] or difflib.get_close_matches(dataset, names)
         advice = f"did you mean {' or '.join(near[:12])}?" if near else "docs/guide/datasets.md has the names"
-        raise UserError(f"there is no data set {dataset!r}\nTo do: {advice}")
+        raise UserError(f"the data set {dataset!r} is not registered\nTo do: {advice}")
     data = to_coco(dataset, image_root, ignore_as_crowd=ignore_as_crowd)
     write_new_json(output, data)
     click.echo(f"{output}: {len(data['images'])} images, {len(data['annotations'])} annotations")

@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .annotations import to_mask
-from .image_io import TURNS, probe_image, read_image
+from .image_files import TURNS
+from .image_io import probe_image, read_image
 
 MAX_MASKS = 20  # of an image with an orientation, whose pixels are compared with them
 

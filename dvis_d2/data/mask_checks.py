@@ -202,7 +202,9 @@ class MaskAudit:
         self._seen.add(identity)
         self._covered[annotation["image_id"]].append(shape.area / (height * width))
         self._reach = max(self._reach[0], shape.box[2] / width), max(self._reach[1], shape.box[3] / height)
-        wrong_area = area is not None and is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2
+        wrong_area = (
+            area is not None and is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2
+        )
         if box and is_box(box) and min(box[2:]) > 0 and (kinds := explanations(shape, box, height, width)):
             spans = ", ".join(f"{value:g}" for value in shape.box)
             self._disagreements.append((kinds, f"{where} has bbox {box}, its mask the corners [{spans}]"))

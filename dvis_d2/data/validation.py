@@ -239,7 +239,7 @@ def _check_annotation(
         "boxes that are not four numbers": not is_four and f"has bbox {box!r}",
         "boxes without extent": is_four and min(box[2:]) <= 0 and f"has bbox {list(box)}",
         "areas that are no number": area is not None and not is_number(area) and f"has area {area!r}",
-        "areas of 0 or less": is_number(area) and area <= 0 and f"has area {area:g}",
+        "areas of 0 or less": area is not None and is_number(area) and area <= 0 and f"has area {area:g}",
         "iscrowd that is neither 0 nor 1": crowd not in (None, 0, 1) and f"has iscrowd {crowd!r}",
         '"ignore" flags': bool(annotation.get("ignore", 0)),
         "an annotation with id 0": annotation.get("id") == 0,
