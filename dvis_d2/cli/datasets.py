@@ -1,34 +1,38 @@
 """Commands for data: check, convert."""
 
-import json
+import difflib
 import sys
 
 import click
+from detectron2.data import DatasetCatalog
 
 from ..data import check_coco_json, complete_coco
+from ..data.coco_file import ensure_new, read_json, write_new_json
 from ..data.to_coco import to_coco
+from .errors import UserError
 
 
 @click.command()
 @click.argument("json_file", metavar="JSON")
 @click.argument("images", metavar="[IMAGES]", required=False)
-@click.option("--complete", metavar="FILE", help="Write a copy with missing id, bbox, area and iscrowd; check that.")
-@click.option("--max-headers", default=5000, show_default=True, help="Of so many images the size is compared.")
-def check(json_file: str, images: str | None, complete: str | None, max_headers: int) -> None:
-    """Check a COCO-format data set: the annotations in JSON, and that the images are there.
+@click.option("--complete", metavar="FILE", help="Write a copy with id, bbox, area, iscrowd filled in; check that.")
+@click.option("--max-headers", type=click.IntRange(1), help="Open so many images only, evenly spread.")
+def check(json_file: str, images: str | None, complete: str | None, max_headers: int | None) -> None:
+    """Check a COCO-format data set: the annotations in JSON, each mask against its box, area and image; the images.
 
     IMAGES is their folder; default: beside the JSON. The exit status is 1 if there are errors, which make training
     impossible or wrong; warnings leave it 0.
     """
+    with open(json_file, "rb"):  # an OSError, before anything else
+        pass
     if complete:
+        ensure_new(complete)
         try:
-            with open(json_file, encoding="utf-8") as file:
-                data = complete_coco(json.load(file))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise click.ClickException(f"{json_file} cannot be completed: {error}") from error
-        with open(complete, "x", encoding="utf-8") as file:
-            json.dump(data, file)
-    report = check_coco_json(complete or json_file, images, max_headers=max_headers)
+            write_new_json(complete, complete_coco(read_json(json_file)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            advice = "correct what `dvis check` shows without --complete"
+            raise UserError(f"{json_file} cannot be completed: {error}\nTo do: {advice}") from error
+    report = check_coco_json(complete or json_file, images, max_headers=max_headers, progress=sys.stderr.isatty())
     click.echo(str(report))
     sys.exit(1 if report.errors else 0)
 
@@ -43,8 +47,13 @@ def convert(dataset: str, output: str, image_root: str | None, ignore_as_crowd: 
 
     File names are relative to the folder that is printed.
     """
+    ensure_new(output)
+    if dataset not in DatasetCatalog:
+        names = sorted(DatasetCatalog.list())
+        near = [n for n in names if dataset in n] or difflib.get_close_matches(dataset, names)
+        advice = f"did you mean {' or '.join(near[:12])}?" if near else "docs/guide/datasets.md has the names"
+        raise UserError(f"the data set {dataset!r} is not registered\nTo do: {advice}")
     data = to_coco(dataset, image_root, ignore_as_crowd=ignore_as_crowd)
-    with open(output, "x", encoding="utf-8") as file:
-        json.dump(data, file)
+    write_new_json(output, data)
     click.echo(f"{output}: {len(data['images'])} images, {len(data['annotations'])} annotations")
     click.echo(f"image folder: {data['info']['image_root']}")

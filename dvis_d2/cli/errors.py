@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_dvis_config
 from ..data import DatasetError
+from ..data.validation import printable
 
 # who raises a KeyError, ValueError or AssertionError in order to tell the user something
 _SPEAKERS = ("dvis_d2.", "yacs.", "fvcore.", "detectron2.config.", "detectron2.data.")
@@ -30,7 +31,8 @@ class UserErrors(click.Group):
             if ctx.params.get("debug") or not _is_users(error):
                 raise
             what = error.args[0] if isinstance(error, KeyError) else error
-            raise UserError(f"{what}\nTo do: {_advice(error)}") from None
+            lines = [printable(line, 2000) for line in str(what).splitlines()]
+            raise UserError("\n".join([*lines, f"To do: {_advice(error)}"])) from None
 
 
 def _is_users(error: BaseException) -> bool:

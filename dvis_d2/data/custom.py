@@ -1,13 +1,16 @@
 """Anyone's COCO-format JSON as a Detectron2 data set, without writing code."""
 
-import json
+import functools
 import logging
 import os
+from unittest import mock
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import load_coco_json
 
+from .coco_file import CheckedCOCO, read_json, small_ids
+from .image_checks import leads_out
 from .validation import DatasetError, check_coco_json
 
 TRAIN_NAME, VAL_NAME = "custom_train", "custom_val"
@@ -20,15 +23,24 @@ def register_coco_json(
     """Register (anew) a COCO-format data set with Detectron2. Category ids may have gaps; classes are numbered in the
     order of the ids. `categories`: the file's (id, name) pairs by id, None: to be read. Returns the class names."""
     if categories is None:
-        with open(json_file, encoding="utf-8") as file:
-            categories = sorted((c["id"], c["name"]) for c in json.load(file)["categories"])
+        categories = sorted((c["id"], c["name"]) for c in read_json(json_file)["categories"])
     DatasetCatalog.pop(name, None)
     MetadataCatalog.pop(name, None)
-    register_coco_instances(name, {}, str(json_file), str(image_root))
-    names = [category for _, category in categories]
-    contiguous = {id_: k for k, (id_, _) in enumerate(categories)}
-    MetadataCatalog.get(name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=contiguous)
+    DatasetCatalog.register(name, functools.partial(_load, name, str(json_file), str(image_root)))
+    names, ids = [category for _, category in categories], small_ids(id_ for id_, _ in categories)
+    contiguous = {ids[id_]: k for k, (id_, _) in enumerate(categories)}
+    metadata = MetadataCatalog.get(name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=contiguous)
+    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
     return names
+
+
+def _load(name: str, json_file: str, image_root: str) -> list[dict]:
+    with mock.patch("pycocotools.coco.COCO", CheckedCOCO):  # Detectron2 has no argument for it
+        dicts = load_coco_json(json_file, image_root, name)
+    for entry in dicts:
+        if leads_out(image_root, os.path.abspath(entry["file_name"])):
+            raise DatasetError(f"{json_file}: {entry['file_name']} is not in the image folder {image_root}")
+    return dicts
 
 
 def register_from_config(cfg: CfgNode) -> None:

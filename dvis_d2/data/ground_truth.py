@@ -6,11 +6,13 @@ Shapes: (h, w) is the image as stored, (H, W) the image after augmentation, N th
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmask
+from detectron2.structures import BitMasks, Boxes, Instances
 
-from .annotations import polygon_points, to_mask
+from .annotations import to_mask
+from .polygons import polygon_points, polygons_to_rle
 
 Window = tuple[slice, slice]  # rows, columns
 
@@ -79,7 +81,7 @@ def _transform_masks(
     for index, annotation in enumerate(annotations):
         segmentation, where = annotation.get("segmentation"), f"{file_name}, annotation {index}"
         if isinstance(segmentation, list):
-            windows[index] = _draw_polygons(polygon_points(segmentation, where), transforms, masks[index])
+            windows[index] = _draw_polygons(polygon_points(segmentation, where), transforms, masks[index], where)
         else:
             bitmaps.append((index, to_mask(segmentation, input_size, where).view(np.uint8)))
     for start in range(0, len(bitmaps), 8):  # eight at once, one in each bit: exact, as nothing is interpolated
@@ -92,17 +94,17 @@ def _transform_masks(
     return masks, windows
 
 
-def _draw_polygons(points: list[np.ndarray], transforms: T.Transform, mask: np.ndarray) -> Window:
+def _draw_polygons(points: list[np.ndarray], transforms: T.Transform, mask: np.ndarray, where: str) -> Window:
     """Draw the union of polygons into `mask`, in COCO's way, and return the window that was written."""
     # Not apply_polygons, which needs shapely to crop: drawing into the window crops as well, and is fast.
     points = [transforms.apply_coords(p) for p in points]
-    low = np.floor(np.min([p.min(axis=0) for p in points], axis=0)).astype(int) - 1
-    high = np.ceil(np.max([p.max(axis=0) for p in points], axis=0)).astype(int) + 1
-    (x0, y0), (x1, y1) = np.maximum(low, 0), np.minimum(high, mask.shape[::-1])
+    low = np.floor(np.min([p.min(axis=0) for p in points], axis=0)) - 1
+    high = np.ceil(np.max([p.max(axis=0) for p in points], axis=0)) + 1
+    (x0, y0), (x1, y1) = (np.clip(corner, 0, mask.shape[::-1]).astype(int) for corner in (low, high))
     if x0 >= x1 or y0 >= y1:
         return slice(0, 0), slice(0, 0)
     window = slice(y0, y1), slice(x0, x1)
-    mask[window] = polygons_to_bitmask([(p - (x0, y0)).ravel() for p in points], int(y1 - y0), int(x1 - x0))
+    mask[window] = mask_util.decode(polygons_to_rle([p - (x0, y0) for p in points], int(y1 - y0), int(x1 - x0), where))
     return window
 
 

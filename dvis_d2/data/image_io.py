@@ -1,42 +1,158 @@
-"""Read images so that every failure names the file, and 16-bit gray images keep their content."""
+"""Images, read once and rightly by one function, whoever reads them: check, training, evaluation, inference.
 
+Pixels are turned upright as the EXIF orientation says, once, in JPEG, PNG, WebP and TIFF alike: as browsers, and so the
+annotation tools in them, show them. Alpha is dropped, unless one color is drawn by it. INPUT.NORMALIZE, the argument
+`normalize`, says how other than 8-bit pixels become uint8; see :mod:`.pixels`. `image_format` is the order of the
+colors, "BGR" or "RGB". `page` of a stack or animation counts from 0; None is the first, with a warning if there are
+more. Errors name the file: FileNotFoundError; OSError where it cannot be read; :class:`ImageError`, a ValueError, where
+it has too many channels or pixels, not that page, or values that are not finite.
+"""
+
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from detectron2.data import detection_utils
+import torch
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from detectron2.utils.logger import log_first_n
+from PIL import Image, ImageOps
 
-HIGH_DEPTH_MODES = ("I", "I;16", "I;16L", "I;16B", "F")  # PIL's modes of one channel with more than 8 bits
-PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a damaged file raises
+from .image_files import MAX_PIXELS, ImageError, ImageInfo, Reader, open_image, pillow_pixels
+from .pixels import SAMPLE, Conversion, fit_conversion
+
+NORMALIZATIONS = ("auto", "percentile", "none")
+BAND = 2**20  # pixels that are converted at a time
+EXPECTED = "expected are booleans, integers or floats, (H, W) or (H, W, 1, 3 or 4)"
+Path = str | os.PathLike
 
 
-def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """uint8 (H, W, C) of an image of any mode, turned as its EXIF orientation says.
+class ImageWindows:
+    """An image read by windows, for those too large to hold: of a TIFF the strips or tiles that are touched are
+    decoded, other formats once. Pixels are those of :func:`read_image`. To be closed, or used in `with`."""
 
-    Gray and palette images become color, an alpha channel is dropped, and 16-bit gray values are divided by 257, where
-    PIL would clip them at 255. `image_format` is one of `detection_utils.read_image` ("RGB", "BGR", "L", ...).
-    FileNotFoundError where there is no such file, OSError where it is broken or no integer image of 8 or 16 bits.
+    def __init__(self, file_name: Path, image_format: str = "BGR", *, page: int | None = None, normalize: str = "auto"):
+        self._name, self._reverse = os.fspath(file_name), _is_bgr(image_format, normalize)
+        with _errors_name(self._name), contextlib.ExitStack() as stack:
+            source = open_image(PathManager.get_local_path(self._name), page or 0)
+            stack.callback(source.close)
+            if page is None and (pages := source.info.pages) > 1:
+                what = f"image {self._name} has {pages} pages; of it, and of others like it, the first is read"
+                log_first_n(logging.WARNING, what, name=__name__)
+            self.shape = source.info.height, source.info.width  # (H, W)
+            self._read, self._convert = source.read, _fit(source.read, self.shape, normalize)
+            self.close = stack.pop_all().close
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """uint8 (y1 - y0, x1 - x0, 3) of a window inside the image."""
+        if not (0 <= y0 < y1 <= self.shape[0] and 0 <= x0 < x1 <= self.shape[1]):
+            raise ValueError(f"window {y0}:{y1}, {x0}:{x1} is not inside {self._name}, of {self.shape}")
+        with _errors_name(self._name):
+            return _converted(self._read, (y0, y1, x0, x1), self._convert, self._reverse)
+
+    def __enter__(self) -> "ImageWindows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_image(
+    file_name: Path, image_format: str = "BGR", *, page: int | None = None, normalize: str = "auto"
+) -> np.ndarray:
+    """uint8 (H, W, 3) of an image file of any kind."""
+    with ImageWindows(file_name, image_format, page=page, normalize=normalize) as image:
+        height, width = image.shape
+        if height * width > MAX_PIXELS:
+            most = f"cut it into parts of at most {MAX_PIXELS / 1e6:.0f} megapixels"
+            raise ImageError(f"image {file_name} is too large to be held, {width} x {height} px: {most}")
+        return image.read(0, height, 0, width)
+
+
+def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto") -> np.ndarray:
+    """uint8 (H, W, 3) of an image in memory.
+
+    NumPy arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), tensors may also be (1, 3 or 4, H, W); of boolean,
+    integer or float type; with colors in the order of `image_format`, then alpha. PIL images are turned upright, a path
+    is read. TypeError or ValueError, with type and shape, for anything else.
     """
+    reverse = _is_bgr(image_format, normalize) and isinstance(pixels, Image.Image)
+    if isinstance(pixels, Path):
+        return read_image(pixels, image_format, normalize=normalize)
+    if isinstance(pixels, Image.Image):
+        pixels.load()  # Pillow turns TIFF here
+        pixels = pillow_pixels(ImageOps.exif_transpose(pixels))
+    elif isinstance(pixels, torch.Tensor):
+        pixels = (pixels.float() if pixels.dtype == torch.bfloat16 else pixels).detach().cpu().numpy()
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):
+            pixels = np.moveaxis(pixels, 0, 2)
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"an image is a {type(pixels).__name__}; {EXPECTED}, as array, tensor, PIL image or path")
+    what = f"the image, {pixels.dtype} {pixels.shape},"
+    if pixels.dtype.kind not in "buif":
+        raise TypeError(f"{what} has no pixels; {EXPECTED}")
+    if pixels.ndim not in (2, 3) or not pixels.size or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"{what} has not the shape of an image; {EXPECTED}")
+    values = pixels[..., 0] if pixels.shape[2:] == (1,) else np.asarray(pixels)
+
+    def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return values[y0:y1, x0:x1]
+
+    height, width = values.shape[:2]
     try:
-        with PathManager.open(file_name, "rb") as file:
-            mode = Image.open(file).mode
-        if mode not in HIGH_DEPTH_MODES:
-            return detection_utils.read_image(file_name, format=image_format)
-        pixels = detection_utils.read_image(file_name)
+        return _converted(read, (0, height, 0, width), _fit(read, (height, width), normalize), reverse)
+    except ImageError as error:
+        raise ImageError(f"{what} {error}") from error
+
+
+def probe_image(file_name: Path, *, page: int = 0) -> ImageInfo:
+    """The header of an image file; nothing is decoded but what seems cut off. Errors are those of :func:`read_image`,
+    but TIFF above MAX_PIXELS is described: :class:`ImageWindows` reads it."""
+    with _errors_name(name := os.fspath(file_name)):
+        source = open_image(PathManager.get_local_path(name), page)
+        with contextlib.closing(source):
+            source.check()
+            return source.info
+
+
+def _fit(read: Reader, size: tuple[int, int], normalize: str) -> Conversion:
+    height, width = size
+    corner = read(0, 1, 0, 1)
+    if corner.dtype == np.uint8 and corner.shape[2:] != (4,) and normalize != "percentile":  # nothing to find out
+        return fit_conversion(corner, normalize)
+    step = -(-height * width // SAMPLE)
+    rows = [read(y, y + 1, 0, width) for y in range(0, height, step)] if step > 1 else [read(0, height, 0, width)]
+    return fit_conversion(np.concatenate(rows), normalize)
+
+
+def _converted(read: Reader, window: tuple[int, int, int, int], convert: Conversion, reverse: bool) -> np.ndarray:
+    """uint8 (h, w, 3) of a window, a few rows at a time: on the way they may need eight times the memory."""
+    top, bottom, left, right = window
+    image = np.empty((bottom - top, right - left, 3), np.uint8)
+    step = max(1, BAND // (right - left))
+    for y in range(top, bottom, step):
+        values = convert(read(y, min(y + step, bottom), left, right))
+        colors = values[..., None] if values.ndim == 2 else values[..., :: -1 if reverse else 1]
+        image[y - top : y - top + step] = colors
+    return image
+
+
+def _is_bgr(image_format: str, normalize: str) -> bool:
+    for key, value, known in (("FORMAT", image_format, ("BGR", "RGB")), ("NORMALIZE", normalize, NORMALIZATIONS)):
+        if value not in known:
+            raise ValueError(f"INPUT.{key} is {value!r}: give one of {', '.join(known)}")
+    return image_format == "BGR"
+
+
+@contextlib.contextmanager
+def _errors_name(file_name: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {file_name} does not exist: correct the image folder or the name") from error
-    except PIL_ERRORS as error:
-        raise OSError(f"cannot read image {file_name} ({error}): copy it again or leave it out") from error
-    if mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-        kind = "floating-point" if mode == "F" else "32-bit"
-        raise OSError(f"image {file_name} has {kind} pixels: save it with 8 or 16 bits per channel")
-    return detection_utils.convert_PIL_to_numpy(Image.fromarray((pixels // 257).astype(np.uint8)), image_format)
-
-
-def oriented_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(width, height) of an image as Detectron2 reads it, from its header alone. Raises :data:`PIL_ERRORS`."""
-    with Image.open(path) as image:
-        # Other formats would be decoded for their EXIF data, and cameras write JPEG. 5 to 8 swap width and height.
-        turned = image.format in ("JPEG", "MPO") and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
+    except ImageError as error:
+        raise ImageError(f"image {file_name} {error}") from error
+    except Exception as error:  # whatever the decoders make of malformed files
+        raise OSError(f"image {file_name} cannot be read ({error}): copy it again or leave it out") from error

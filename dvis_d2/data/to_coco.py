@@ -1,6 +1,5 @@
 """COCO-format data: made of a registered data set, or completed where an exporter left fields out."""
 
-import copy
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +7,12 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import encode_masks, polygon_points, read_annotations, to_mask
+from .annotations import encode_masks, read_annotations, to_mask
+from .mask_checks import is_box, is_number
+from .polygons import polygon_points, polygons_to_rle
 from .validation import DatasetError
+
+ID_KEYS = ("images", "annotations", "categories")
 
 
 def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, ignore_as_crowd: bool = False) -> dict:
@@ -47,18 +50,38 @@ def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, i
 
 
 def complete_coco(data: dict) -> dict:
-    """A copy of COCO-format data in which missing fields of annotations are filled in: "iscrowd" is 0, "bbox" ([x, y,
-    width, height]) and "area" (px) are the mask's, and new ids follow the greatest one. ValueError, naming the
-    annotation, where the mask or the image for it is missing or broken."""
-    data = copy.deepcopy(data)
-    sizes = {image.get("id"): (image.get("height"), image.get("width")) for image in data["images"]}
-    next_id = max((a["id"] for a in data["annotations"] if type(a.get("id")) is int), default=0) + 1
-    for position, annotation in enumerate(data["annotations"]):
-        if annotation.get("id") is None:
-            annotation["id"] = next_id
-            next_id += 1
-        annotation.setdefault("iscrowd", 0)
-        if "bbox" in annotation and "area" in annotation:
+    """A copy of COCO-format data with what is missing, null, 0 or no number in annotations filled in: "iscrowd" is 0,
+    "bbox" ([x, y, width, height]) and "area" (px) are the mask's, and new ids, also for those that occur twice,
+    follow the greatest one. Ids of all kinds, and sizes of images, that are strings or floats become the integers that
+    they stand for; where one stands for none, all images or categories are numbered from 1.
+
+    ValueError, naming the annotation, where the mask or the image for it is missing or broken.
+    """
+    data = {key: [dict(e) for e in value] if key in ID_KEYS else value for key, value in data.items()}
+    annotations = data["annotations"]
+    for image in data["images"]:
+        image |= {key: _integer(image[key]) or image[key] for key in ("height", "width") if key in image}
+    for key, reference in ("images", "image_id"), ("categories", "category_id"):
+        ids = [entry.get("id") for entry in data[key]]
+        numbers = [_integer(id_) for id_ in ids]
+        new = range(1, len(ids) + 1) if None in numbers else numbers
+        known = dict(zip(map(_identity, ids), new, strict=True))
+        for entry, number in zip(data[key], new, strict=True):
+            entry["id"] = number
+        for annotation in annotations:
+            annotation[reference] = known.get(_identity(annotation.get(reference)), annotation.get(reference))
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
+    seen: set[int] = {0}
+    next_id = max((_integer(a.get("id")) or 0 for a in annotations), default=0) + 1
+    for position, annotation in enumerate(annotations):
+        annotation["id"], crowd = _integer(annotation.get("id")), _integer(annotation.get("iscrowd") or 0)
+        if annotation["id"] is None or annotation["id"] in seen:
+            annotation["id"], next_id = next_id, next_id + 1
+        seen.add(annotation["id"])
+        annotation["iscrowd"] = annotation["iscrowd"] if crowd is None else crowd
+        box, area = annotation.get("bbox"), annotation.get("area")
+        needed = {"bbox": not is_box(box) or min(box[2:]) <= 0, "area": not is_number(area) or area <= 0}
+        if not any(needed.values()):
             continue
         where = f"annotation {annotation['id']} (entry {position})"
         try:
@@ -66,9 +89,20 @@ def complete_coco(data: dict) -> dict:
         except Exception as error:  # whatever pycocotools makes of malformed input
             advice = "correct the errors of the report first"
             raise ValueError(f"{where}: its mask cannot be read ({error!r}); {advice}") from error
-        annotation.setdefault("bbox", fields["bbox"])
-        annotation.setdefault("area", fields["area"])
+        annotation |= {key: fields[key] for key in needed if needed[key]}
     return data
+
+
+def _integer(value: Any) -> int | None:
+    """The integer that an integer, a bool, a float or a string stands for."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.removeprefix("-").isdigit() and len(value) < 20 else None
+    return int(value) if is_number(value) and value == int(value) or isinstance(value, bool) else None
+
+
+def _identity(value: Any) -> Any:
+    """Equal for 7, "7" and 7.0."""
+    return repr(value) if (number := _integer(value)) is None else number
 
 
 def mask_fields(rle: dict) -> dict[str, Any]:
@@ -94,5 +128,5 @@ def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]
 
 def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
     if isinstance(segmentation, list):  # without drawing them
-        return mask_util.merge(mask_util.frPyObjects([p.ravel() for p in polygon_points(segmentation, where)], *size))
+        return polygons_to_rle(polygon_points(segmentation, where), *size, where)
     return encode_masks(to_mask(segmentation, size, where)[None])[0]

@@ -1,46 +1,50 @@
 """Check a COCO-format file before anything expensive starts.
 
-Masks are not decoded, and image files are opened for their headers alone, so that COCO's 860,000 annotations take
-seconds. Boxes and polygons are in px, (x, y); the picture reaches from (0, 0) to (width, height).
+Masks are not drawn, and of image files only the header and the end are read, so that 10,000 images take seconds. Boxes
+and polygons are in px, (x, y); the picture reaches from (0, 0) to (width, height).
 """
 
-import json
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pycocotools.mask as mask_util
+from tqdm import tqdm
 
-from .image_io import PIL_ERRORS, oriented_size
+from .coco_file import read_json
+from .image_checks import check_image_files, find_root
+from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, examine_mask, is_box, is_number
+from .rle import MAX_PIXELS
 
 MAX_EXAMPLES = 3  # of each problem in a report
-OUTSIDE_TOLERANCE = 1.0  # px that a polygon may reach beyond the picture; annotation tools round
 COCO_ADVICE = 'give a file in COCO\'s format: {"images": [...], "annotations": [...], "categories": [...]}'
-FILL_ADVICE = "run `dvis check` with --complete, which writes a copy with them filled in"
-ID_ADVICE = "give every entry its own integer id"
+COMPLETE = "run `dvis check` with --complete, which writes a copy with"
+CROWD_SHARE = 0.1  # COCO has 1 %
 
 # what is wrong: what to do
 ERRORS = {
+    "ids that are no integers": f"{COMPLETE} integer ids",
+    "ids that occur twice": "give every entry its own integer id",
     "categories without a name": 'add its "name"',
     "images without a size": 'add "height" and "width" in px, as positive integers',
     "images without a file name": 'add its "file_name"',
     "annotations of an image that does not exist": "add the image or remove the annotation",
     "annotations of a category that does not exist": 'add it to "categories" or correct the id',
-    "annotations without bbox, area or iscrowd": FILL_ADVICE,  # Detectron2 needs the box, pycocotools all three
-    "boxes that are not four numbers": "write [x, y, width, height] in px",
-    "areas that are no number": "give the mask's area in px",
+    "annotations without bbox, area or iscrowd": f"{COMPLETE} them filled in",  # pycocotools needs them
+    "boxes that are not four numbers": f"write [x, y, width, height] in px, or {COMPLETE} the boxes of the masks",
+    "areas that are no number": f"give the mask's area in px, or {COMPLETE} it",
     "iscrowd that is neither 0 nor 1": "0: one object; 1: a region to be ignored",
+    "crowds alone": "iscrowd 1 is a region to be ignored, nothing is learned; the exporter set it for all: write 0",
     '"ignore" flags': 'Detectron2 refuses them; use "iscrowd": 1 for ignored regions',
     "annotations without a mask": "DVIS learns from masks: add polygons or an RLE",
     "masks of unknown kind": "a mask is a list of polygons or an RLE",
     "RLE masks of another size than the image": "an RLE's size is [height, width] of the image; write the masks again",
     "broken RLE masks": "counts are a string, or a list of integers that add up to height x width",
-    "malformed polygons": "a polygon is a flat list x, y, x, y, ... of at least three points",
+    "malformed polygons": "a mask is a list of polygons, each a flat list x, y, x, y, ... of at least three points",
     "polygons with values that are no finite numbers": "write numbers, in px",
-    "image files that cannot be read": "copy them again",
+    "image files outside of the image folder": "correct the names; if they are meant, give the folder above all: /",
+    "image files that are not in": "correct the image folder, or the file names",
+    "image files that cannot be read": "copy them again, or do what the message says",
     "images of another size than the annotations say": "use the annotated ones: not resized, turned as EXIF says",
 }
 WARNINGS = {
@@ -48,14 +52,19 @@ WARNINGS = {
     "categories without annotations": "they are never learned, their AP is undefined (nan); remove what is not needed",
     "images that are listed more than once": "list each once, with all of its annotations",
     "images without annotations": "fine if nothing is on them; DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves them out",
-    "boxes without extent": "correct or remove them; only the mask is learned from",
-    "areas of 0 or less": "objects without area are not learned; remove or redraw them",
-    "an annotation with id 0": "pycocotools counts whoever finds it as wrong; number from 1",
+    "images of several pages or frames": "the first is used; save the one that is meant",
+    "images of more than 8 bits": "they are stretched to 8 bits, each by itself: INPUT.NORMALIZE",
+    "images whose masks seem to lie on the pixels before they are turned": "the annotation tool did not read the EXIF "
+    "orientation; remove it from the files",
+    "boxes without extent": f"correct or remove them; only the mask is learned from, or {COMPLETE} those of the masks",
+    "areas of 0 or less": f"objects without area are not learned; redraw them, or {COMPLETE} the areas of the masks",
+    "an annotation with id 0": f"pycocotools counts whoever finds it as wrong; number from 1, or {COMPLETE} new ids",
+    "crowds among ordinary objects": "1 is a region to be ignored; exporters set it for RLE: write 0 for objects",
     "crowds drawn as polygons": "that works; COCO itself uses RLE for crowds",
     "empty masks": "they are not learned; remove or redraw them",
     "masks that reach outside of the image": "they are cut off; many such masks belong to images of another size",
 }
-ADVICE = ERRORS | WARNINGS
+ADVICE = ERRORS | WARNINGS | SERIOUS | DOUBTFUL
 
 
 class DatasetError(ValueError):
@@ -79,6 +88,18 @@ class Report:
         findings.setdefault(what, []).append(example)
         self._advice.setdefault(what, advice)
 
+    def add_all(self, where: str, found: dict[str, Any]) -> None:
+        """Note each problem whose value is true, a text is added to `where`; its key holds a key of the tables."""
+        for what, detail in found.items():
+            if detail:
+                kind = next(kind for kind in ADVICE if kind in what)
+                self.add(
+                    what,
+                    f"{where} {detail}" if isinstance(detail, str) else where,
+                    ADVICE[kind],
+                    is_error=kind in ERRORS,
+                )
+
     def raise_if_errors(self) -> None:
         """Raise :class:`DatasetError` with the whole report if there is an error."""
         if self.errors:
@@ -88,56 +109,60 @@ class Report:
         lines = [self.title]
         for label, findings in ("ERROR", self.errors), ("WARNING", self.warnings):
             for what, cases in findings.items():
-                examples = "; ".join(cases[:MAX_EXAMPLES] + ["..."] * (len(cases) > MAX_EXAMPLES))
-                lines += [f"  {label}: {what} ({len(cases)}): {examples}", f"      -> {self._advice[what]}"]
+                examples = "; ".join(map(printable, cases[:MAX_EXAMPLES])) + "; ..." * (len(cases) > MAX_EXAMPLES)
+                lines += [f"  {label}: {printable(what)} ({len(cases)}): {examples}", f"      -> {self._advice[what]}"]
         if not self.errors:
             lines.append("  no errors" + ("" if self.warnings else ", no warnings"))
         return "\n".join(lines)
 
 
+def printable(text: str, limit: int = 300) -> str:
+    """With line ends, terminal escapes and the like as \\n, \\x1b, ..., and without the middle of what is very long."""
+    text = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def check_coco_json(
-    json_file: str | os.PathLike, image_root: str | os.PathLike | None = None, *, max_headers: int = 5000
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    *,
+    max_headers: int | None = 5000,
+    progress: bool = False,
 ) -> Report:
     """Check annotations in COCO's format, and that the images are there. Nothing is raised for what is in the file.
 
     `image_root` is what the file names are relative to; None: the JSON's own folder, or its sub-folder "images" if the
-    first image is found there only. Of `max_headers` images, evenly spread, the size is compared with the file's.
+    first image is found there only. `max_headers` images (None: all), evenly spread, are compared with their files.
     """
-    report = Report(str(json_file))
+    report = Report(printable(str(json_file)))
     data = _read(json_file, report)
     if report.errors:
         return report
     images, annotations, categories = data["images"], data["annotations"], data["categories"]
-    report.title = f"{json_file}: {len(images)} images, {len(annotations)} annotations, {len(categories)} categories"
+    report.title += f": {len(images)} images, {len(annotations)} annotations, {len(categories)} categories"
     for kind, entries in ("category", categories), ("image", images), ("annotation", annotations):
         _check_ids(entries, kind, report)
     _check_categories(categories, _integers(annotations, "category_id"), report)
     usable = _usable_images(images, _integers(annotations, "image_id"), report)
-    known = _integers(images, "id"), _integers(categories, "id")
-    for annotation in annotations:
-        _check_annotation(annotation, *known, usable, report)
-    root = Path(json_file).parent if image_root is None else Path(image_root)
-    if image_root is None and usable:  # "images" where only that holds the first image
-        first = next(iter(usable.values()))["file_name"]
-        if not (root / first).is_file() and (root / "images" / first).is_file():
-            root = root / "images"
+    known, audit = (_integers(images, "id"), _integers(categories, "id")), MaskAudit()
+    for annotation in tqdm(annotations, "annotations", disable=not progress):
+        _check_annotation(annotation, *known, usable, audit, report)
+    for what, example in audit.findings():
+        report.add_all(example, {what: True})
+    for what in SERIOUS.keys() & report.warnings.keys():
+        if len(report.warnings[what]) > SERIOUS_SHARE * audit.num_masks:
+            report.errors[what] = report.warnings.pop(what)
+    _check_crowds(annotations, report)
+    root = find_root(json_file, image_root, [image["file_name"] for image in usable.values()])
     report.image_root = str(root)
-    _check_image_files(list(usable.values()), root, max_headers, report)
+    for where, found in check_image_files(list(usable.values()), annotations, root, max_headers, progress):
+        report.add_all(where, found)
     return report
-
-
-def _add(report: Report, where: str, found: dict[str, Any]) -> None:
-    """Note each problem (a key of the tables above) whose value is true; a text is added to `where`."""
-    for what, detail in found.items():
-        if detail:
-            example = f"{where} {detail}" if isinstance(detail, str) else where
-            report.add(what, example, ADVICE[what], is_error=what in ERRORS)
 
 
 def _read(json_file: str | os.PathLike, report: Report) -> Any:
     try:
-        with open(json_file, encoding="utf-8") as file:
-            data = json.load(file)
+        data = read_json(json_file)
     except OSError as error:
         return report.add("the annotation file cannot be read", str(error), "correct its path")
     except ValueError as error:  # also wrong encodings
@@ -154,123 +179,96 @@ def _read(json_file: str | os.PathLike, report: Report) -> Any:
 def _check_ids(entries: list[dict], kind: str, report: Report) -> None:
     for position, entry in enumerate(entries):
         if type(value := entry.get("id")) is not int:
-            advice = FILL_ADVICE if kind == "annotation" and value is None else ID_ADVICE
-            report.add(f"{kind} ids that are no integers", f"entry {position} has id {value!r}", advice)
+            report.add_all(f"entry {position} has id {value!r}", {f"{kind} ids that are no integers": True})
     for text in _twice([str(entry["id"]) for entry in entries if entry.get("id") is not None]):
-        report.add(f"{kind} ids that occur twice", f"id {text}", ID_ADVICE)
+        report.add_all(f"id {text}", {f"{kind} ids that occur twice": True})
 
 
 def _check_categories(categories: list[dict], used: set[int], report: Report) -> None:
+    last = max((category["id"] for category in categories if type(category.get("id")) is int), default=None)
     for category in categories:
         id_, name = category.get("id"), category.get("name")
         if not isinstance(name, str):
-            _add(report, f"category {id_}", {"categories without a name": True})
+            report.add_all(f"category {id_} has name {name!r}", {"categories without a name": True})
         elif type(id_) is int:
             report.categories.append((id_, name))
-            _add(report, f'category {id_} "{name}"', {"categories without annotations": id_ not in used})
+            hint = "(the last one: do the annotations count from 0, the categories from 1?)" if id_ == last else True
+            report.add_all(f'category {id_} "{name}"', {"categories without annotations": id_ not in used and hint})
     report.categories.sort()
     for name in _twice([name for _, name in report.categories]):
-        _add(report, f'"{name}"', {"category names that occur twice": True})
+        report.add_all(f'"{name}"', {"category names that occur twice": True})
 
 
 def _usable_images(images: list[dict], used: set[int], report: Report) -> dict[Any, dict]:
     """Those with an id, a size and a file name, by id."""
     usable = {}
     for image in images:
-        sized = all(type(side) is int and side > 0 for side in (image.get("height"), image.get("width")))
-        named, id_ = isinstance(image.get("file_name"), str), image.get("id")
-        found = {"images without a size": not sized, "images without a file name": not named}
+        height, width, id_ = image.get("height"), image.get("width"), image.get("id")
+        sized = type(height) is type(width) is int and height > 0 < width and height * width <= MAX_PIXELS
+        named = isinstance(image.get("file_name"), str)
+        found: dict[str, Any] = {"images without a size": not sized and f"has height {height!r}, width {width!r}"}
+        found["images without a file name"] = not named
         if sized and named and type(id_) is int:
             usable[id_] = image
             found["images without annotations"] = id_ not in used
-        _add(report, _name(image), found)
+        report.add_all(f"image {id_} ({image.get('file_name')})", found)
     for file_name in _twice([image["file_name"] for image in usable.values()]):
-        _add(report, file_name, {"images that are listed more than once": True})
+        report.add_all(file_name, {"images that are listed more than once": True})
     return usable
 
 
 def _check_annotation(
-    annotation: dict, image_ids: set[int], category_ids: set[int], usable: dict[Any, dict], report: Report
+    annotation: dict,
+    image_ids: set[int],
+    category_ids: set[int],
+    usable: dict[Any, dict],
+    audit: MaskAudit,
+    report: Report,
 ) -> None:
-    image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-    image_exists = isinstance(image_id, int) and image_id in image_ids
-    category_exists = isinstance(category_id, int) and category_id in category_ids
-    missing = [key for key in ("bbox", "area", "iscrowd") if key not in annotation]
-    box, area, crowd = annotation.get("bbox", (0, 0, 1, 1)), annotation.get("area", 1), annotation.get("iscrowd", 0)
-    is_box = isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))
-    found = {
-        "annotations of an image that does not exist": not image_exists and f"has image_id {image_id!r}",
-        "annotations of a category that does not exist": not category_exists and f"has category_id {category_id!r}",
+    missing = [key for key in ("bbox", "area", "iscrowd") if annotation.get(key) is None]
+    box, area, crowd = (
+        ([0, 0, 1, 1] if "bbox" in missing else annotation["bbox"]),
+        annotation.get("area"),
+        annotation.get("iscrowd"),
+    )
+    is_four = is_box(box)
+    found: dict[str, Any] = {
+        "annotations of an image that does not exist": _unknown(annotation, "image_id", image_ids),
+        "annotations of a category that does not exist": _unknown(annotation, "category_id", category_ids),
         "annotations without bbox, area or iscrowd": missing and f"has no {', '.join(missing)}",
-        "boxes that are not four numbers": not is_box,
-        "boxes without extent": is_box and min(box[2:]) <= 0 and f"has bbox {list(box)}",
-        "areas that are no number": not _is_number(area) and f"has area {area!r}",
-        "areas of 0 or less": _is_number(area) and area <= 0,
-        "iscrowd that is neither 0 nor 1": crowd not in (0, 1),
+        "boxes that are not four numbers": not is_four and f"has bbox {box!r}",
+        "boxes without extent": is_four and min(box[2:]) <= 0 and f"has bbox {list(box)}",
+        "areas that are no number": area is not None and not is_number(area) and f"has area {area!r}",
+        "areas of 0 or less": area is not None and is_number(area) and area <= 0 and f"has area {area:g}",
+        "iscrowd that is neither 0 nor 1": crowd not in (None, 0, 1) and f"has iscrowd {crowd!r}",
         '"ignore" flags': bool(annotation.get("ignore", 0)),
         "an annotation with id 0": annotation.get("id") == 0,
     }
     where = f"annotation {annotation.get('id')}"
-    _add(report, where, found)
-    if image_exists and (image := usable.get(image_id)):
-        segmentation = annotation.get("segmentation")
-        masks = _mask_problem(segmentation, image["height"], image["width"])
-        masks["crowds drawn as polygons"] = crowd == 1 and isinstance(segmentation, list) and bool(segmentation)
-        _add(report, f"{where} ({image['file_name']})", masks)
+    report.add_all(where, found)
+    image = usable.get(annotation["image_id"]) if not found["annotations of an image that does not exist"] else None
+    if image:
+        where, size = f"{where} ({image['file_name']})", (image["height"], image["width"])
+        shape, problems = examine_mask(segmentation := annotation.get("segmentation"), *size)
+        problems["crowds drawn as polygons"] = crowd == 1 and isinstance(segmentation, list) and bool(segmentation)
+        report.add_all(where, problems)
+        if shape:
+            report.add_all(where, audit.add(annotation, shape, *size, where))
 
 
-def _mask_problem(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    if not segmentation:
-        return {"annotations without a mask": True}
-    if isinstance(segmentation, list):
-        return _polygon_problem(segmentation, height, width)
-    if not isinstance(segmentation, dict):
-        return {"masks of unknown kind": True}
-    size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [height, width]:
-        return {"RLE masks of another size than the image": f"has size {size}, the image {[height, width]}"}
-    if isinstance(counts, str):
-        return {"empty masks": mask_util.area({"size": size, "counts": counts}) == 0}
-    if isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts) and sum(counts) == height * width:
-        return {"empty masks": sum(counts[1::2]) == 0}
-    return {"broken RLE masks": True}
+def _check_crowds(annotations: list[dict], report: Report) -> None:
+    crowds = [f"annotation {a.get('id')}" for a in annotations if a.get("iscrowd") == 1]
+    kind = "crowds alone" if len(crowds) == len(annotations) else "crowds among ordinary objects"
+    for where in crowds if len(crowds) > CROWD_SHARE * len(annotations) else ():
+        report.add_all(where, {kind: True})
 
 
-def _polygon_problem(polygons: list, height: int, width: int) -> dict[str, Any]:
-    has_extent, slack = False, OUTSIDE_TOLERANCE
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            return {"malformed polygons": True}
-        try:
-            x0, y0, x1, y1 = (f(polygon[axis::2]) for f in (min, max) for axis in (0, 1))
-            total = float(sum(polygon))
-        except TypeError:  # not numbers
-            total = math.nan
-        if not math.isfinite(total):
-            return {"polygons with values that are no finite numbers": True}
-        has_extent = has_extent or (x1 > x0 and y1 > y0)
-        if min(x0, y0) < -slack or x1 > width + slack or y1 > height + slack:
-            extent = f"spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, image {width} x {height}"
-            return {"masks that reach outside of the image": extent}
-    return {"empty masks": not has_extent}
-
-
-def _check_image_files(images: list[dict], root: Path, max_headers: int, report: Report) -> None:
-    existing = []
-    for image in images:
-        if os.path.isfile(root / image["file_name"]):
-            existing.append(image)
-        else:
-            what, advice = f"image files that are not in {root}", "correct the image folder, or the file names"
-            report.add(what, _name(image), advice)
-    for image in existing[:: max(1, -(-len(existing) // max_headers))]:
-        path, size = root / image["file_name"], (image["width"], image["height"])
-        try:
-            if (found := oriented_size(path)) != size:
-                detail = f"is {found[0]} x {found[1]}, annotated as {size[0]} x {size[1]}"
-                _add(report, path.name, {"images of another size than the annotations say": detail})
-        except PIL_ERRORS as error:
-            _add(report, str(path), {"image files that cannot be read": f"({error})"})
+def _unknown(annotation: dict, key: str, known: set[int]) -> str:
+    if type(value := annotation.get(key)) is int and value in known:
+        return ""
+    return f"has {key} {value!r}" + (
+        "; --complete repairs strings and fractions" if isinstance(value, str | float) else ""
+    )
 
 
 def _twice(values: list[str]) -> list[str]:
@@ -278,12 +276,4 @@ def _twice(values: list[str]) -> list[str]:
 
 
 def _integers(entries: list[dict], key: str) -> set[int]:
-    return {value for entry in entries if isinstance(value := entry.get(key), int)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _name(image: dict) -> str:
-    return f"image {image.get('id')} ({image.get('file_name')})"
+    return {value for entry in entries if type(value := entry.get(key)) is int}

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 
+from ..data.coco_file import CheckedCOCO
 from ..data.to_coco import to_coco
 
 
@@ -79,7 +80,7 @@ class CocoScorer:
         """The ground truth is the data set's ``json_file``, or else its dicts, with ignored pixels as crowds."""
         metadata = MetadataCatalog.get(dataset_name)
         with contextlib.redirect_stdout(io.StringIO()):  # progress
-            self.truth = COCO(metadata.get("json_file"))
+            self.truth = CheckedCOCO(metadata.get("json_file"))
             if not self.truth.dataset:
                 self.truth.dataset = to_coco(dataset_name, ignore_as_crowd=True)
                 self.truth.createIndex()

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCOeval_faster
 
+from ..data.coco_file import CheckedCOCO
 from .ap_r import APrEvaluator
 from .contour_f1 import ContourF1Evaluator
 
@@ -68,7 +69,8 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs, use_fast_impl=False)
+        with mock.patch.object(d2.coco_evaluation, "COCO", CheckedCOCO):  # it has no argument for it
+            super().__init__(*args, **kwargs, use_fast_impl=False)
         self._use_fast_impl = True  # use what is named COCOeval_opt, whether or not Detectron2's own was compiled
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict:

@@ -41,7 +41,7 @@ def test_check_completes_into_new_files_only(tiny_coco):
     json_file, folder = tiny_coco
     before = json_file.read_bytes()
     result = invoke("check", json_file, folder, "--complete", json_file)
-    assert result.exit_code == 2 and f"File exists: '{json_file}'" in result.stderr
+    assert result.exit_code == 2 and f"{json_file} exists" in result.stderr
     assert json_file.read_bytes() == before
 
 
@@ -49,15 +49,15 @@ def test_check_completes_into_new_files_only(tiny_coco):
 def test_check_names_a_file_that_cannot_be_completed(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     result = invoke("check", tmp_path / "a.json", "--complete", tmp_path / "b.json")
-    assert result.exit_code == 1 and "a.json cannot be completed" in result.stderr
-    assert not (tmp_path / "b.json").exists()
+    assert result.exit_code == 2 and "a.json cannot be completed" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # no half file either
 
 
 def test_check_of_a_file_that_is_not_there():
-    result = invoke("check", "nowhere.json")
-    assert result.exit_code == 1 and "nowhere.json" in result.stdout
-    result = invoke("check", "nowhere.json", "--complete", "b.json")
-    assert result.exit_code == 2 and "nowhere.json" in result.stderr
+    for args in (["nowhere.json"], ["nowhere.json", "--complete", "b.json"]):
+        result = invoke("check", *args)
+        assert result.exit_code == 2 and "nowhere.json" in result.stderr
+        assert len(result.stderr.splitlines()) == 2
 
 
 @pytest.fixture
@@ -75,10 +75,11 @@ def test_convert_writes_coco_json(registered, tiny_coco, tmp_path):
     assert len(data["images"]) == 6 and len(data["annotations"]) == 12
 
 
-def test_convert_names_the_data_sets_that_exist(registered, tmp_path):
+def test_convert_names_the_data_sets_that_are_meant(registered, tmp_path):
     result = invoke("convert", "--dataset", "voc_2012", "--output", tmp_path / "out.json")
     assert result.exit_code == 2
     assert "'voc_2012' is not registered" in result.stderr and "voc_2012_instance_val" in result.stderr
+    assert "sbd" not in result.stderr
 
 
 def test_convert_names_an_image_root_that_does_not_hold_the_images(registered, tmp_path):

@@ -141,11 +141,17 @@ def test_what_works_but_may_not_be_meant_is_a_warning(check, path, value, messag
 
 
 @pytest.mark.parametrize(
-    "segmentation",
-    [[[0, 0, 30, 0, 30, 20, 0, 20]], [[-1, -1, 31, 0, 31, 21]], [[1, 1, 5, 5, 1, 1], [3, 2, 9, 2, 9, 6]]],
+    ("segmentation", "box", "area"),
+    [
+        ([[0, 0, 30, 0, 30, 20, 0, 20]], [0, 0, 30, 20], 600),
+        ([[-1, -1, 31, 0, 31, 21]], [0, 0, 30, 20], 280),
+        ([[1, 1, 5, 5, 1, 1], [3, 2, 9, 2, 9, 6]], [1, 1, 8, 5], 12),
+    ],
 )
-def test_masks_at_and_just_beyond_the_border_are_fine(check, segmentation):
-    report = check(changed("annotations.0.segmentation", segmentation))
+def test_masks_at_and_just_beyond_the_border_are_fine(check, segmentation, box, area):
+    data = changed("annotations.0.segmentation", segmentation)
+    data["annotations"][0].update(bbox=box, area=area)
+    report = check(data)
     assert not report.errors
     assert not report.warnings
 

@@ -1,0 +1,80 @@
+"""COCO-format files, as they are read for the check, training and evaluation, and written."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+
+from .polygons import plain_polygons
+from .rle import checked_runs
+
+LARGE_ID = 2**53  # COCO's evaluation keeps ids as float64
+
+
+class CheckedCOCO(COCO):
+    """pycocotools' COCO of a file, with nothing in it that would hang or crash its functions.
+
+    Pieces of less than three points are left out and far ones cut off; annotations are numbered from 1, and so are
+    images and categories if an id is beyond :data:`LARGE_ID`. ValueError, naming the annotation, for a broken mask.
+    """
+
+    def __init__(self, annotation_file: str | os.PathLike | None = None):
+        super().__init__()
+        if annotation_file is None:
+            return
+        self.dataset = dataset = read_json(annotation_file)
+        annotations, sizes = (
+            dataset.get("annotations", ()),
+            {i["id"]: (i["height"], i["width"]) for i in dataset["images"]},
+        )
+        for number, annotation in enumerate(annotations, start=1):
+            where = f"{annotation_file}, annotation {annotation.get('id')}"
+            segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
+            if isinstance(segmentation, dict):
+                checked_runs(segmentation, where)
+            elif segmentation and size:
+                annotation["segmentation"] = plain_polygons(segmentation, *size, where)
+            annotation["id"] = number
+        for key, reference in ("images", "image_id"), ("categories", "category_id"):
+            numbers = small_ids(entry["id"] for entry in dataset.get(key, ()))
+            for entry in dataset.get(key, ()):
+                entry["id"] = numbers[entry["id"]]
+            for annotation in annotations:
+                annotation[reference] = numbers.get(annotation[reference], annotation[reference])
+        self.createIndex()
+
+
+def small_ids(ids: Iterable[Any]) -> dict[Any, Any]:
+    """{id: itself}, or, if one is beyond :data:`LARGE_ID`, {id: 1, 2, ... in their order}."""
+    ids = list(ids)
+    large = any(isinstance(id_, int) and abs(id_) > LARGE_ID for id_ in ids)
+    return {id_: number for number, id_ in enumerate(sorted(ids), start=1)} if large else {id_: id_ for id_ in ids}
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file in UTF-8, -16 or -32, with a byte-order mark or without. OSError, or ValueError."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
+
+
+def write_new_json(path: str, data: Any) -> None:
+    """Write all of a file or nothing. FileExistsError if there is one."""
+    ensure_new(path)
+    partial = f"{path}.{os.getpid()}.part"
+    try:
+        with open(partial, "x", encoding="utf-8") as file:
+            json.dump(data, file)
+        os.rename(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def ensure_new(path: str) -> None:
+    """FileExistsError if there is such a file."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is not overwritten: give another name, or remove it first")
