@@ -52,6 +52,8 @@ def add_dvis_config(cfg: CN) -> None:
     # filled from the JSON at training, so that a saved config names its classes without the data
     cfg.DATASETS.CUSTOM.CLASS_NAMES = []
 
+    # pixels to 8 bits: "auto" stretches those of more bits, "percentile" all, "none" none (dvis_d2/data/image_io.py)
+    cfg.INPUT.NORMALIZE = "auto"
     # training images turned by 0, 90, 180 or 270 degrees: with the flip, the eight symmetries of microscopy
     cfg.INPUT.RANDOM_RIGHT_ANGLES = False
     # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none

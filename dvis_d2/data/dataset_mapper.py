@@ -19,7 +19,7 @@ class DVISDatasetMapper:
     with "image", uint8 (C, H, W), augmented; in training also with "instances" and
     "instance_ids" (see :func:`.ground_truth.build_ground_truth`). "height" and "width" are those of the stored image.
 
-    FileNotFoundError or OSError where the image is missing or broken, SizeMismatchError where its size is not that of
+    Errors of :mod:`.image_io` where the image is missing, broken or of no use, SizeMismatchError where its size is not that of
     the annotations; ValueError, naming file and annotation, where an annotation is unusable.
     """
 
@@ -30,11 +30,12 @@ class DVISDatasetMapper:
         is_train: bool,
         augmentations: list[T.Augmentation | T.Transform],
         image_format: str,
+        normalize: str = "auto",
         num_classes: int = 0,
     ):
-        """`image_format`: of `detection_utils.read_image`, e.g. "BGR"; `num_classes`: 0, class ids are not checked."""
+        """`image_format`, `normalize`: see :mod:`.image_io`; `num_classes`: 0, class ids are not checked."""
         self.augmentations = T.AugmentationList(augmentations)
-        self.image_format, self.num_classes = image_format, num_classes
+        self.image_format, self.normalize, self.num_classes = image_format, normalize, num_classes
         self.is_train = is_train
 
     @classmethod
@@ -53,17 +54,18 @@ class DVISDatasetMapper:
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
+            "normalize": cfg.INPUT.NORMALIZE,
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict, name = dict(dataset_dict), dataset_dict["file_name"]
-        image = read_image(name, self.image_format)
+        image = read_image(name, self.image_format, normalize=self.normalize)
         detection_utils.check_image_size(dataset_dict, image)  # sets "height" and "width" where they are missing
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         result = {key: value for key, value in dataset_dict.items() if key not in ("annotations", "ignore_mask")}
-        result["image"] = torch.from_numpy(augmented.image.transpose(2, 0, 1).copy())  # PIL's pixels are read-only
+        result["image"] = torch.from_numpy(augmented.image.transpose(2, 0, 1).copy())
         if self.is_train:
             annotations, ignored = read_annotations(dataset_dict)
             options = {"num_classes": self.num_classes, "file_name": name, "ignore_mask": ignored}

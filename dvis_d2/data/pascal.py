@@ -17,7 +17,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from .image_io import PIL_ERRORS, oriented_size
+from .image_io import probe_image
 from .validation import DatasetError, Report
 
 VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
@@ -54,10 +54,10 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
             if key in entry and not os.path.isfile(entry[key]):
                 report.add("label files that are missing", entry[key], UNPACK_AGAIN)
         try:
-            entry["width"], entry["height"] = oriented_size(entry["file_name"])
+            entry["width"], entry["height"] = probe_image(entry["file_name"])[:2]
         except FileNotFoundError:
             report.add("images that are missing", entry["file_name"], UNPACK_AGAIN)
-        except PIL_ERRORS as error:
+        except (OSError, ValueError) as error:
             report.add("images that cannot be read", f"{entry['file_name']} ({error})", UNPACK_AGAIN)
     if not dicts:
         report.add("no images", name, "the image lists of VOC and SBD have none in common; check both archives")

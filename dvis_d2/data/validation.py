@@ -14,7 +14,7 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 
-from .image_io import PIL_ERRORS, oriented_size
+from .image_io import probe_image
 
 MAX_EXAMPLES = 3  # of each problem in a report
 OUTSIDE_TOLERANCE = 1.0  # px that a polygon may reach beyond the picture; annotation tools round
@@ -266,10 +266,10 @@ def _check_image_files(images: list[dict], root: Path, max_headers: int, report:
     for image in existing[:: max(1, -(-len(existing) // max_headers))]:
         path, size = root / image["file_name"], (image["width"], image["height"])
         try:
-            if (found := oriented_size(path)) != size:
+            if (found := probe_image(path)[:2]) != size:
                 detail = f"is {found[0]} x {found[1]}, annotated as {size[0]} x {size[1]}"
                 _add(report, path.name, {"images of another size than the annotations say": detail})
-        except PIL_ERRORS as error:
+        except (OSError, ValueError) as error:
             _add(report, str(path), {"image files that cannot be read": f"({error})"})
 
 

@@ -1,8 +1,12 @@
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
+
+from ..data.image_io import to_image
 
 
 class DVISPredictor(DefaultPredictor):
@@ -14,10 +18,11 @@ class DVISPredictor(DefaultPredictor):
         self.metadata = detection_metadata(cfg)
 
     @torch.no_grad()
-    def __call__(self, original_image: np.ndarray) -> dict:
-        """What :meth:`DVIS.inference` with ``intermediate=True`` finds in an image, uint8 (H, W, 3) in BGR as OpenCV's;
-        instances at its size."""
-        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+    def __call__(self, original_image: Any) -> dict:
+        """What :meth:`DVIS.inference` with ``intermediate=True`` finds in an image, by a path or as
+        :func:`..data.image_io.to_image` takes it, arrays in BGR as OpenCV's; instances at its size."""
+        image = to_image(original_image, "BGR", normalize=self.cfg.INPUT.NORMALIZE)
+        image = image[:, :, ::-1] if self.input_format == "RGB" else image
         height, width = image.shape[:2]
         image = self.aug.get_transform(image).apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -46,7 +46,7 @@ def draw_files(cfg: CfgNode, files: Sequence[str], output: str) -> None:
     os.makedirs(os.path.dirname(output) or "." if to_file else output, exist_ok=True)
     predictor = DVISPredictor(cfg)
     for path, picture in zip(tqdm(files, disable=len(files) == 1), pictures, strict=True):
-        image = read_image(path, "BGR")
+        image = read_image(path, "BGR", normalize=cfg.INPUT.NORMALIZE)
         found = predictor(image)
         write_picture(picture, draw_panel(image[:, :, ::-1], found, predictor.metadata))
         counts = len(found["instances"]), len(found["proposals"])
@@ -57,7 +57,7 @@ def draw_sheet(cfg: CfgNode, num_images: int) -> np.ndarray:
     """uint8 RGB: the panels of evenly chosen images of ``DATASETS.TEST[0]``, with ground truth, two to a row."""
     predictor, metadata = DVISPredictor(cfg), MetadataCatalog.get(cfg.DATASETS.TEST[0])
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
-    as_stored = DVISDatasetMapper(is_train=True, augmentations=[], image_format="BGR")
+    as_stored = DVISDatasetMapper(is_train=True, augmentations=[], image_format="BGR", normalize=cfg.INPUT.NORMALIZE)
     panels = []
     for i in np.unique(np.linspace(0, len(records) - 1, num_images).round().astype(int)):
         record = as_stored(records[i])
