@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
+from dvis_d2.data.image_io import read_image
 from dvis_d2.engine import setup_cfg
 from dvis_d2.inference.predictor import DVISPredictor
 
@@ -32,7 +32,7 @@ def measure(cfg: CfgNode, *, num_images: int | None = None) -> dict:
     predictor = DVISPredictor(cfg)
     images = []
     for record in tqdm(DatasetCatalog.get(cfg.DATASETS.TEST[0])[:num_images]):
-        image = read_image(record["file_name"], format="BGR")
+        image = read_image(record["file_name"], "BGR")
         images.append(measure_image(predictor, image, record["annotations"], file_name=record["file_name"]))
     return summarize(images)
 

@@ -19,8 +19,8 @@ class DVISDatasetMapper:
     with "image", uint8 (C, H, W), augmented; in training also with "instances" and
     "instance_ids" (see :func:`.ground_truth.build_ground_truth`). "height" and "width" are those of the stored image.
 
-    Errors of :mod:`.image_io` where the image is missing, broken or of no use, SizeMismatchError where its size is not that of
-    the annotations; ValueError, naming file and annotation, where an annotation is unusable.
+    Errors of :mod:`.image_io` where the image is missing, broken or of no use, SizeMismatchError where its size is not
+    that of the annotations; ValueError, naming file and annotation, where an annotation is unusable.
     """
 
     @configurable

@@ -1,8 +1,12 @@
 """Pixel values of every type to 8 bits.
 
 Values of more than 8 bits have no common white: a 12-bit camera writes 0 to 4095 into 16 bits, where a microscope's
-image may end at 300. They are therefore stretched, each image by itself, from its 0.1 to its 99.9 percentile: dead and
-hot pixels do not count, and an object of a thousandth of the image still does.
+image may end at 300. They are stretched, each image by itself, from its 0.1 to its 99.9 percentile: dead and hot
+pixels do not count, and an object of a thousandth of the image does. INPUT.NORMALIZE says of which images:
+
+- "auto": those of more than 8 bits; 8-bit pixels stay, whatever type holds them (0..255, k / 255 or 257 k)
+- "percentile": all
+- "none": none; 16 bits are divided by 257, floats of 0..1 multiplied by 255, others but 8-bit pixels are refused
 """
 
 from typing import NamedTuple
@@ -11,7 +15,6 @@ import numpy as np
 
 from .image_files import ImageError
 
-NORMALIZATIONS = ("auto", "percentile", "none")
 PERCENTILES = (0.1, 99.9)
 NOISE_RANGE = 16  # standard deviations of the noise that 0..255 hold at least: an empty image is not blown up
 SAMPLE = 2**20  # pixels that the percentiles are taken of, in whole rows
@@ -39,11 +42,9 @@ class Conversion(NamedTuple):
         return np.rint(np.clip((values - self.low) * (255 / (self.high - self.low)), 0, 255)).astype(np.uint8)
 
 
-def fit(sample: np.ndarray, normalize: str) -> Conversion:
+def fit_conversion(sample: np.ndarray, normalize: str) -> Conversion:
     """The conversion of an image, by a sample of its rows, (h, w) or (h, w, 3 or 4) of any real type, and
     INPUT.NORMALIZE. ImageError where the values have no sure meaning."""
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"INPUT.NORMALIZE is {normalize!r}: give one of {', '.join(NORMALIZATIONS)}")
     channels: int | slice = slice(3)
     if sample.ndim == 3 and sample.shape[2] == 4 and (sample[..., :3] == sample[0, 0, :3]).all():
         channels = 3 if (sample[..., 3] != sample[0, 0, 3]).any() else channels  # one color, drawn by the alpha channel
@@ -58,10 +59,8 @@ def fit(sample: np.ndarray, normalize: str) -> Conversion:
         return Conversion(channels, 0, 65535)
     least, most = values.min(), values.max()
     if values.dtype.kind != "f" or least < 0 or most > 1:
-        advice = "set it to auto, or save the image with 8 or 16 bits"
-        raise ImageError(
-            f"has {values.dtype} values from {least} to {most}, unclear with INPUT.NORMALIZE none: {advice}"
-        )
+        advice = "set INPUT.NORMALIZE to auto, or save the image with 8 or 16 bits"
+        raise ImageError(f"has {values.dtype} values from {least} to {most}, which is no known range: {advice}")
     return Conversion(channels, 0, 1)
 
 
