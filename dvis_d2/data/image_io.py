@@ -5,7 +5,7 @@ annotation tools in them, show them. Alpha is dropped, unless one color is drawn
 `normalize`, says how other than 8-bit pixels become uint8; see :mod:`.pixels`. `image_format` is the order of the
 colors, "BGR" or "RGB", or "L", for gray images (H, W, 1). `page` of a stack or animation counts from 0; None is the
 first, with a warning if there are more. Errors name the file: FileNotFoundError; OSError where it cannot be read;
-:class:`ImageError`, a ValueError, where it has too many channels or pixels, not that page, or values that are not finite.
+:class:`ImageError`, a ValueError, where it has too many channels or pixels, not that page, or no finite values.
 """
 
 import contextlib

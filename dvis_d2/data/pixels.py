@@ -39,9 +39,8 @@ class Conversion(NamedTuple):
         return self._scaled(values)
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
-        return np.rint(np.clip((values.astype(float) - self.low) / (self.high - self.low) * 255, 0, 255)).astype(
-            np.uint8
-        )
+        share = (values.astype(float) - self.low) / (self.high - self.low)
+        return np.rint(np.clip(share * 255, 0, 255)).astype(np.uint8)
 
 
 def fit_conversion(sample: np.ndarray, normalize: str) -> Conversion:
