@@ -1,7 +1,9 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from dvis_d2.inference import DVISPredictor
 from dvis_d2.inference.predictor import detection_metadata
@@ -16,6 +18,28 @@ def test_everything_of_one_image(tiny_cfg, tiny_coco, input_format):
     assert output["instances"].pred_masks.shape[1:] == (48, 64)
     assert output["label_map"].shape == output["levels"].shape == (48, 64)  # stride 2 of twice the size
     assert output["proposals"].image_size == (96, 128)
+
+
+@pytest.mark.parametrize("input_format", ["BGR", "RGB"])
+def test_an_image_gives_the_same_in_every_form(tiny_cfg, tiny_coco, input_format):
+    tiny_cfg.INPUT.FORMAT = input_format
+    path = tiny_coco[1] / "0.png"
+    image = cv2.imread(str(path))
+    predictor = DVISPredictor(tiny_cfg)
+    expected = predictor(image)["label_map"]
+    alpha = np.full_like(image[..., :1], 9)
+    for same in (
+        path,
+        str(path),
+        Image.open(path),
+        np.dstack([image, alpha]),
+        image / 255,
+        image.astype(np.uint16) * 257,
+    ):
+        assert torch.equal(predictor(same)["label_map"], expected)
+    assert predictor(image[..., 0])["label_map"].shape == expected.shape
+    with pytest.raises(ValueError, match=r"uint8 \(64, 64, 2\)"):
+        predictor(image[..., :2])
 
 
 def test_channels_are_given_as_the_network_expects_them(tiny_cfg):
