@@ -70,7 +70,7 @@ def add_dvis_config(cfg: CN) -> None:
 
     # longest side, in network pixels, of what the network sees at once of an image that is read at the training's scale
     # (docs/guide/crowds.md); larger ones are read in overlapping tiles. 0 = always whole
-    cfg.TEST.TILE_SIZE = 640
+    cfg.TEST.TILE_SIZE = 1024
 
     # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
     # prediction take from there (docs/guide/tuning.md has what it gains)

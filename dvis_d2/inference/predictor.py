@@ -4,6 +4,8 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
+from ..data.scaling import resize_for_test
+
 
 class DVISPredictor(DefaultPredictor):
     """Detectron2's predictor for one image, which also returns the label map and the proposals. Its ``metadata`` names
@@ -11,6 +13,7 @@ class DVISPredictor(DefaultPredictor):
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
+        self.aug = resize_for_test(cfg)
         self.metadata = detection_metadata(cfg)
 
     @torch.no_grad()
