@@ -14,6 +14,7 @@ from torch import Tensor
 from . import engine
 from .checkpoint import load_model
 from .data.image_io import read_image, to_image
+from .inference.predictor import DVISPredictor
 from .inference.result import Result
 from .inference.tiling import TiledInference
 from .inference.visualization import draw_panel
@@ -33,6 +34,12 @@ class Model:
         self.class_names = list(class_names) or [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
         self._inference = TiledInference(cfg, network, dict(statistics or {}) or None)
         self._whole = TiledInference(cfg, network, self._inference.statistics, tile=0)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Model":
+        """That of ``MODEL.WEIGHTS``; `cfg` as of :func:`engine.setup_cfg`."""
+        predictor = DVISPredictor(cfg)
+        return cls(cfg, predictor.model, predictor.metadata.get("thing_classes", []))
 
     @overload
     def predict(

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from .. import engine
 from ..api import Model, load
-from ..inference import DVISPredictor
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
 from .errors import UserError
@@ -61,8 +60,8 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     if model is not None:
         network = load(model, opts=opts)
     else:
-        predictor = DVISPredictor(engine.setup_cfg(program_arguments(opts, config_file=config_file), inference=True))
-        network = Model(predictor.cfg, predictor.model, predictor.metadata.get("thing_classes", []))
+        args = program_arguments(opts, config_file=config_file)
+        network = Model.from_config(engine.setup_cfg(args, inference=True))
     options = {key: given[key] for key in ("confidence_threshold", "scale")}
     if predict_sources(network, sources, output, given["save"], category_ids, **options):
         click.get_current_context().exit(1)
@@ -70,16 +69,13 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
 
 def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
     """UserError if `output` is no folder that a run may write to."""
-    folder, exists = os.path.join(os.path.realpath(output), ""), os.path.exists(output)
+    folder, there = os.path.join(os.path.realpath(output), ""), os.listdir(output) if os.path.isdir(output) else []
     inside = [source.path for source in sources if os.path.realpath(source.path).startswith(folder)]
     for wrong, what in (
-        (exists and not os.path.isdir(output), "is a file: a folder is needed"),
+        (os.path.exists(output) and not os.path.isdir(output), "is a file: a folder is needed"),
         (inside, f"holds an input, {inside[:1]}"),
-        (exists and not resume and any(os.scandir(output)), "is not empty; --resume goes on in the folder of a run"),
-        (
-            exists and not os.path.isdir(os.path.join(output, STATE)) and any(os.scandir(output)),
-            "is not a run's folder",
-        ),
+        (there and not resume, "is not empty; --resume goes on in the folder of a run"),
+        (there and STATE not in there, "is not a run's folder"),
     ):
         if wrong:
             raise UserError(f"{output} {what}\nTo do: give a new folder after -o")
@@ -128,13 +124,14 @@ def predict_sources(
                 failed.append(source.path)
                 bar.write(f"left out: {error}", file=sys.stderr)
             except KeyboardInterrupt:
-                command = shlex.join(dict.fromkeys(["dvis", *sys.argv[1:], "--resume"]))
+                command = shlex.join(["dvis", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
                 raise Interrupted(f"interrupted; what is complete is in {output}\nTo do: {command}") from None
             else:
                 images, objects = images + writer.images, objects + writer.objects
     write_tables(output, sources, formats, categories)
-    left_out = f"; {len(failed)} of {len(sources)} inputs could not be read" if failed else ""
-    click.echo(f"{output}: {objects} objects in {images} images{left_out}")
+    done = len(sources) - len(todo)
+    before, left_out = f"; {done} inputs were complete", f"; {len(failed)} of {len(sources)} inputs could not be read"
+    click.echo(f"{output}: {objects} objects in {images} images{before * bool(done)}{left_out * bool(failed)}")
     return failed
 
 

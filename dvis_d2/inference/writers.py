@@ -59,7 +59,7 @@ class SourceWriter:
             labels = result.label_image().astype(np.uint16 if len(result) < 2**16 else np.uint32)
         if "labels" in wanted:
             self._stack = self._stack or tifffile.TiffWriter(self._path("labels", ".tif"), bigtiff=not single)
-            self._stack.write(labels, compression="zlib", compressionargs={"level": 1}, contiguous=False)
+            self._stack.write(labels, compression="zlib", compressionargs={"level": 1}, metadata=None)
         if "png" in wanted:
             if labels.dtype != np.uint16:
                 raise ValueError(f"{len(result)} objects in {source.path} are too many for --save png: save labels")
