@@ -102,7 +102,7 @@ def test_another_run_does_not_mix_with_this_one(images, model, tmp_path):
         assert "is of a run with" in run(images, "-o", out, "--resume", *options, code=2)
     other = tmp_path / "more"
     shutil.copytree(images, other)
-    assert "more/a.png" in run(other, "-o", out, "--resume", code=2)
+    assert "is of a run with input" in run(other, "-o", out, "--resume", code=2)
     assert files(out) == ["labels/a.tif", "labels/b.tif", "labels/none.tif"]
 
 
