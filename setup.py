@@ -16,6 +16,7 @@ INSTALL_REQUIRES = [
     "pillow>=9.4",
     "filelock>=3.8",
     "tqdm>=4.60",
+    "tifffile>=2023.1",
     "click>=8.1",
     "opencv-python-headless>=4.6",
     "faster-coco-eval>=1.8.0",

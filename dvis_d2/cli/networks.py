@@ -1,4 +1,4 @@
-"""Commands that need a network: train, eval, predict, tune."""
+"""Commands that need data and a network: train, eval, tune."""
 
 import argparse
 import functools
@@ -10,12 +10,11 @@ from typing import Any
 import click
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import engine
-from ..inference.visualization import draw_files, draw_sheet, find_images, write_picture
+from ..inference.visualization import draw_sheet, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
 
@@ -110,26 +109,6 @@ def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
 def evaluate(**given: Any) -> None:
     """Evaluate MODEL.WEIGHTS on DATASETS.TEST."""
     engine.launch(engine.evaluate, program_arguments(**given, eval_only=True))
-
-
-@click.command(context_settings=CONFIG_PAIRS)
-@config_file
-@click.option("-o", "--output", required=True, help="Folder for the pictures, or one file for one image.")
-@click.option("--confidence-threshold", type=float, default=0.5, show_default=True, help="Least score that is drawn.")
-@click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, required=True, type=click.UNPROCESSED)
-def predict(arguments: tuple[str, ...], output: str, confidence_threshold: float, config_file: str) -> None:
-    """Draw what a trained network sees in images: label map, proposals, result.
-
-    INPUT is an image file, or a pattern in quotes. MODEL.WEIGHTS FILE behind the images names the network.
-    """
-    top = get_cfg().keys()
-    keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
-    first = next(keys, len(arguments))
-    threshold = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(confidence_threshold)]
-    args = program_arguments(threshold + check_pairs(arguments[first:]), config_file=config_file)
-    files = find_images(arguments[:first])
-    setup_logger(name="fvcore")
-    draw_files(engine.setup_cfg(args, inference=True), files, output)
 
 
 @click.command(context_settings=CONFIG_PAIRS)

@@ -104,8 +104,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     for name in ("detectron2", "fvcore"):  # not `default_setup`: config.yaml in OUTPUT_DIR is the training's
         setup_logger(cfg.OUTPUT_DIR, name=name, distributed_rank=comm.get_rank())
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, model)
+    loaded = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, model, statistics=loaded.get("dvis", {}).get("statistics"))
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
     if comm.is_main_process():

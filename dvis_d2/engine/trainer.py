@@ -9,13 +9,17 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
-from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
+from ..data import DVISDatasetMapper, build_train_loader, loaded_dicts, set_start_iter
+from ..data.statistics import DataStatistics, training_statistics
 from ..evaluation import build_evaluators, require_packages
 from ..inference.test_time_augmentation import DVISWithTTA
+from ..inference.tiling import TiledInference
+from ..modeling.meta_arch import DVIS
 from ..tuning import TuneThresholds
 from .train_loop import AverageWeights, TrainingPicture, build_step
 
@@ -25,7 +29,7 @@ class Trainer(DefaultTrainer):
     averaged weights, exact resumption, and COCO evaluation.
 
     `unwrapped_model` is the network in training, without DistributedDataParallel; `evaluated_model` the one that is
-    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one.
+    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one. `statistics` are those of the training data.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -36,6 +40,7 @@ class Trainer(DefaultTrainer):
         self.unwrapped_model = self.evaluated_model = model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        self.statistics = training_statistics(cfg, loaded_dicts(data_loader))
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
         states: dict = {"trainer": weakref.proxy(self)}
@@ -85,7 +90,7 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:  # each has normalization statistics of its own images; the first one's are stored
             for buffer in self.evaluated_model.buffers():
                 dist.broadcast(buffer, src=0)
-        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model, statistics=self.statistics)
         return self._last_eval_results
 
     def _evaluate_with_tta(self) -> dict:
@@ -94,12 +99,34 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+        *,
+        statistics: DataStatistics | dict | None = None,
+    ) -> dict:
+        """As Detectron2's; a DVIS reads images of other sizes than its training's at the training's scale, by the
+        `statistics` of its data, large ones in tiles: :class:`TiledInference`."""
+        if not isinstance(model, DVIS):
+            return super().test(cfg, model, evaluators)
+        network = TiledInference(cfg, model, statistics)
+
+        class TiledTest(cls):  # type: ignore[misc, valid-type]
+            @classmethod
+            def build_test_loader(cls, cfg, dataset_name):
+                return super().build_test_loader(cfg, dataset_name, network.scale_of)
+
+        return super(Trainer, TiledTest).test(cfg, network, evaluators)
+
+    @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:
         """As ``test``, with the test-time augmentation of ``TEST.AUG``; the names of the results end in "_TTA"."""
         logging.getLogger(__name__).info("Evaluating with test-time augmentation ...")
         as_stored = cfg.clone()
         as_stored.defrost()
-        as_stored.INPUT.MIN_SIZE_TEST = 0  # each augmentation resizes the stored image, once
+        as_stored.INPUT.MIN_SIZE_TEST = as_stored.INPUT.SCALE = 0  # each augmentation resizes the stored image, once
         as_stored.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
         results = cls.test(as_stored, DVISWithTTA(cfg, model))
         return {f"{name}_TTA": result for name, result in results.items()}
@@ -149,9 +176,10 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg, dataset_name, scale_of=None):
         require_packages([dataset_name])
-        return build_detection_test_loader(cfg, dataset_name, mapper=DVISDatasetMapper(cfg, is_train=False))
+        mapper = DVISDatasetMapper(cfg, is_train=False, scale_of=scale_of)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -7,6 +7,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from ..data.image_io import to_image
+from ..data.scaling import resize_for_test
 
 
 class DVISPredictor(DefaultPredictor):
@@ -15,6 +16,7 @@ class DVISPredictor(DefaultPredictor):
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
+        self.aug = resize_for_test(cfg)
         self.metadata = detection_metadata(cfg)
 
     @torch.no_grad()

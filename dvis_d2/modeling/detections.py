@@ -46,8 +46,8 @@ def detect(
     highest = class_probs.amax(dim=1, keepdim=True)
     rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
     scores = alpha * ious[rows] + (1 - alpha) * class_probs[rows, classes]
-    if len(scores) > MAX_CANDIDATES:
-        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:MAX_CANDIDATES].sort().values
+    if len(scores) > (limit := max(MAX_CANDIDATES, 2 * max_detections)):
+        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:limit].sort().values
         rows, classes, scores = rows[best], classes[best], scores[best]
     # without those below the threshold: they are the last of all, so they suppress nothing
     likely = (scores >= score_threshold) & torch.isfinite(scores)

@@ -1,3 +1,5 @@
+import logging
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -5,6 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from .criterion import VariationalCriterion
@@ -14,6 +17,7 @@ from .masks import mask_boxes
 from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
+CAPPED = "{} = {} is reached: an image, or a tile of one, may hold more objects, which are lost. Raise it"
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -122,7 +126,11 @@ class MeanShiftProposer(nn.Module):
     def group(self, label_map: Tensor, images: ImageList) -> list[Grouping]:
         """What :func:`group_label_map` finds in the label map (N, h, w), before or after the ReLU, of every image."""
         valid = [(-(-height // self.stride), -(-width // self.stride)) for height, width in images.image_sizes]
-        return group_label_map(F.relu(label_map), valid=valid, **self.grouping)
+        groupings = group_label_map(F.relu(label_map), valid=valid, **self.grouping)
+        limit = self.grouping["max_proposals"]
+        if not self.training and any(len(found.masks) == limit for found in groupings):
+            log_first_n(logging.WARNING, CAPPED.format("MODEL.MEAN_SHIFT.MAX_PROPOSALS", limit), key="caller")
+        return groupings
 
     def to_proposals(self, groupings: list[Grouping], images: ImageList) -> list[Instances]:
         """Groupings of a batch with the fields of :meth:`forward`."""

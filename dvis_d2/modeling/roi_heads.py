@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,13 +10,16 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from .detections import NMS_KINDS, detect
-from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
+from .mask_pasting import MASK_SOURCES, final_crops, final_masks, refined_proposals
 from .masks import mask_boxes, mask_iou
 from .options import check_range
+from .proposal_generator import CAPPED
 
+MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
@@ -207,6 +212,8 @@ class DVISROIHeads(ROIHeads):
                 max_detections=self.max_detections,
                 nms=self.nms,
             )
+            if len(rows) == self.max_detections:
+                log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])
             detections.append((scores, classes, mask_of))
@@ -244,9 +251,11 @@ class DVISROIHeads(ROIHeads):
         return self._mask_logits(features, proposals).sigmoid().split([len(props) for props in proposals])
 
     def postprocess(self, result: Instances, height: int, width: int) -> Instances:
-        """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width) and tight
-        ``pred_boxes``; a detection whose mask is empty is dropped."""
-        masks = final_masks(
+        """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width), or
+        :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, and tight ``pred_boxes``; a detection whose
+        mask is empty is dropped."""
+        large = len(result) * height * width > MAX_WHOLE_MASKS
+        masks = (final_crops if large else final_masks)(
             result.soft_masks,
             result.mask_probs,
             result.pred_boxes.tensor,
@@ -255,7 +264,7 @@ class DVISROIHeads(ROIHeads):
             image_size=result.image_size,
             output_size=(height, width),
         )
-        boxes = Boxes(mask_boxes(masks))
+        boxes = Boxes(torch.from_numpy(masks.boxes).to(result.scores) if large else mask_boxes(masks))
         found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
         return Instances((height, width), pred_boxes=boxes, **found)[boxes.nonempty()]
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -10,12 +8,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from dvis_d2.inference.visualization import (
     colorize_label_map,
     colorize_levels,
-    draw_files,
     draw_instances,
     draw_panel,
     draw_proposals,
     draw_sheet,
-    find_images,
     write_picture,
 )
 
@@ -121,39 +117,6 @@ def test_panel_of_an_image_without_anything():
 @pytest.fixture
 def files(tiny_coco):
     return [str(tiny_coco[1] / f"{i}.png") for i in range(6)]
-
-
-def test_paths_and_patterns_name_images(files, tiny_coco):
-    folder = tiny_coco[1]
-    assert find_images([files[5], f"{folder}/[01].png"]) == [files[5], files[0], files[1]]
-    assert find_images([files[1], f"{folder}/[01].png"]) == [files[1], files[0]]
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        find_images([files[0], "nowhere/*.png"])
-
-
-def test_one_picture_an_image_or_one_file(tiny_cfg, files, tmp_path):
-    draw_files(tiny_cfg, files[:2], str(tmp_path / "a" / "b"))
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["0.png", "1.png"]
-    draw_files(tiny_cfg, files[:1], str(tmp_path / "c" / "one.jpg"))
-    assert (tmp_path / "c" / "one.jpg").is_file()
-    draw_files(tiny_cfg, files[:1], str(tmp_path / "a"))
-    assert (tmp_path / "a" / "0.png").is_file()
-
-
-def test_a_picture_replaces_no_image_and_no_other_picture(tiny_cfg, files, tmp_path):
-    first = Path(files[0])
-    namesake = tmp_path / "other" / first.name
-    namesake.parent.mkdir()
-    namesake.write_bytes(first.read_bytes())
-    for images, output in (
-        (files[:1], first.parent),
-        (files[:1], first),
-        (files[:2], first.parent / "."),
-        ([files[0], str(namesake)], tmp_path / "pictures"),
-    ):
-        with pytest.raises(ValueError, match="would replace"):
-            draw_files(tiny_cfg, images, str(output))
-    assert first.read_bytes() == namesake.read_bytes() and not (tmp_path / "pictures").exists()
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
