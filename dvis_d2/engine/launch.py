@@ -1,12 +1,12 @@
 """What train_net.py and the program `dvis` do: the config of a command line, the processes, and what each runs."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.engine import launch as spawn
@@ -15,9 +15,11 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint import DVISCheckpointer, class_names
 from ..config import add_dvis_config, find_config, load_config
 from ..data import register_from_config
 from ..tuning import merge_tuned_thresholds
+from .output_folder import output_folder
 from .trainer import Trainer
 
 
@@ -91,10 +93,11 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def train(args: argparse.Namespace) -> tuple[CfgNode, dict]:
     """Train to the end and evaluate; the config and the results, empty where ``DATASETS.TEST`` is."""
     cfg = setup_cfg(args)
-    default_setup(cfg, args)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.cfg, trainer.train()
+    with output_folder(cfg.OUTPUT_DIR, resume=args.resume) if comm.is_main_process() else contextlib.nullcontext():
+        default_setup(cfg, args)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.cfg, trainer.train()
 
 
 def evaluate(args: argparse.Namespace) -> dict:
@@ -104,7 +107,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     for name in ("detectron2", "fvcore"):  # not `default_setup`: config.yaml in OUTPUT_DIR is the training's
         setup_logger(cfg.OUTPUT_DIR, name=name, distributed_rank=comm.get_rank())
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)}).load(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
