@@ -9,6 +9,7 @@ import argparse
 
 from detectron2.utils.logger import setup_logger
 
+from dvis_d2.cli.errors import run_program
 from dvis_d2.engine import setup_cfg
 from dvis_d2.inference.visualization import draw_files, find_images
 
@@ -21,20 +22,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="minimum score of an instance to be drawn"
     )
+    parser.add_argument("--debug", action="store_true", help="show where an error arose")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="'KEY VALUE' pairs for the config")
     return parser
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
     setup_logger(name="fvcore")
     args.opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold), *args.opts]
-    try:
-        files = find_images(args.input)
-    except FileNotFoundError as error:
-        raise SystemExit(f"--input: {error}") from None
-    draw_files(setup_cfg(args, inference=True), files, args.output)
+    draw_files(setup_cfg(args, inference=True), find_images(args.input), args.output)
 
 
 if __name__ == "__main__":
-    main()
+    arguments = get_parser().parse_args()
+    run_program(lambda: main(arguments), arguments.debug)

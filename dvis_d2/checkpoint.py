@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from . import __version__
-from .config import add_dvis_config, flat, load_config, merge_values, nested, packaged
+from .config import add_dvis_config, find_config, flat, load_config, merge_values, nested, packaged
 from .safe_io import DamagedCheckpoint, parse_yaml, read_checkpoint, replacing
 from .tuning.thresholds import check_thresholds, merge_tuned_thresholds
 
@@ -60,15 +60,17 @@ class DVISCheckpointer(DetectionCheckpointer):
 
     def resumable(self) -> list[str]:
         """The checkpoints of a training in ``save_dir``, the newest first, whatever ``last_checkpoint`` says."""
-        folder = Path(self.save_dir)
-        numbers = {int(m[1]): p for p in folder.glob("model_*.pth") if (m := re.fullmatch(r"model_(\d+)", p.stem))}
-        files = [numbers[number] for number in sorted(numbers, reverse=True)]
-        final = [folder / FINAL] if (folder / FINAL).is_file() else []
+        names = sorted((p.name for p in Path(self.save_dir).glob("model_*.pth") if p.stem[6:].isdigit()), reverse=True)
+        final = [FINAL] * os.path.isfile(os.path.join(self.save_dir, FINAL))
+        last = self._tagged()
+        # a training that was continued beyond its end, or began anew beside older files
+        names = names[names.index(last) :] + final if last in names else final + names
+        return [os.path.join(self.save_dir, name) for name in names]
+
+    def _tagged(self) -> str:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            last = folder / (folder / "last_checkpoint").read_text().strip()
-            if last in files:  # a training that was continued beyond its end, or began anew beside older files
-                return [*map(str, files[files.index(last) :] + final)]
-        return [*map(str, final + files)]
+            return Path(self.save_dir, "last_checkpoint").read_text().strip()
+        return ""
 
     def has_checkpoint(self) -> bool:
         return bool(self.resumable())
@@ -77,8 +79,10 @@ class DVISCheckpointer(DetectionCheckpointer):
         return next(iter(self.resumable()), "")
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As Detectron2's; a damaged checkpoint is named, and the one before it is taken."""
+        """As Detectron2's; a damaged or missing checkpoint is named, and the one before it is taken."""
         files = self.resumable() if resume else []
+        if files and not os.path.isfile(os.path.join(self.save_dir, self._tagged())):
+            self.logger.warning("last_checkpoint names no file (%r): trying %s", self._tagged(), files[0])
         for file in files:
             try:
                 return self.load(file)
@@ -93,9 +97,9 @@ class DVISCheckpointer(DetectionCheckpointer):
         self._strict = checkpointables is None
         if self._strict and not path:
             raise ValueError("there are no weights\nappend MODEL.WEIGHTS and the file of a trained model")
-        self.loaded = path
+        self.loaded = path if not path or re.search(r"://|\?", path) else find_weights(path)
         try:
-            return super().load(path, checkpointables)
+            return super().load(self.loaded, checkpointables)
         finally:
             self._parsed_url_during_load = None
 
@@ -103,8 +107,6 @@ class DVISCheckpointer(DetectionCheckpointer):
         if not filename.endswith((".pkl", ".pyth")):
             return super()._load_file(filename)  # which calls the next
         data = read_checkpoint(filename)
-        if filename.endswith(".pyth"):
-            return {"model": data["model_state"], "__author__": "pycls", "matching_heuristics": True}
         if "model" in data and "__author__" in data:
             return data
         arrays = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}
@@ -130,7 +132,7 @@ class DVISCheckpointer(DetectionCheckpointer):
         text = "; ".join(f"{len(names)} {what} ({shorten(names)})" for what, names in problems.items() if names)
         if text and (self._strict or not taken):
             advice = "give the config.yaml that the training wrote beside its weights, or the weights of this config"
-            raise ValueError(f"{self.loaded} does not fit the model; of its tensors are {text}\n{advice}")
+            raise ValueError(f"{self.loaded} does not fit the model: of the tensors {text}\n{advice}")
         self.logger.info("%d of %d tensors are from %s%s", taken, total, self.loaded, text and f"; skipped: {text}")
 
 
@@ -184,38 +186,44 @@ def find_weights(source: str | os.PathLike) -> str:
     return path
 
 
-def stored_info(path: str) -> dict[str, Any]:
-    """The :func:`checkpoint_info` in a file, or made of the config.yaml beside it; FileNotFoundError without either."""
-    info = read_checkpoint(path).get("dvis")
-    if info and "config" in info:
+def stored_info(path: str, config_file: str | None = None) -> dict[str, Any]:
+    """The :func:`checkpoint_info` in a file; its config is that of `config_file`, if given, or else, in a file without
+    one, that of the config.yaml beside it. FileNotFoundError without either."""
+    info = read_checkpoint(path).get("dvis") or {}
+    if "config" in info and not config_file:
         return info
-    beside = os.path.join(os.path.dirname(path), "config.yaml")
-    if not os.path.isfile(beside):
+    config_file = find_config(config_file) if config_file else os.path.join(os.path.dirname(path), "config.yaml")
+    if not os.path.isfile(config_file):
         advice = "put the config.yaml of its training beside it, or name one by --config-file"
         raise FileNotFoundError(f"{path} does not say which model it is for\n{advice}")
     cfg = get_cfg()
     add_dvis_config(cfg)
-    load_config(cfg, beside)
-    return checkpoint_info(cfg) | {"version": "before 0.3"}
+    load_config(cfg, config_file)
+    return checkpoint_info(cfg) | {"version": ""} | {k: v for k, v in info.items() if k != "config"}
 
 
 def merge_stored(cfg: CfgNode, info: Mapping[str, Any], path: str) -> None:
-    """Merge the config of a checkpoint, which came from `path`, in place; its class names too."""
+    """Merge the config of a checkpoint, which came from `path`, in place, and its classes."""
     merge_values(cfg, dict(flat(parse_yaml(info["config"], f"the config in {path}"))), path)
-    cfg.DATASETS.CUSTOM.CLASS_NAMES = list(info["class_names"])
+    if info["class_names"] and not cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC:
+        cfg.DATASETS.CUSTOM.CLASS_NAMES = names = list(info["class_names"])
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names)
 
 
 def settle_device(cfg: CfgNode) -> None:
     """The CPU, in place, with a log line, for a config of a machine with CUDA where there is none."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).info(
-            "MODEL.DEVICE is %s, but there is no CUDA here: using the CPU", cfg.MODEL.DEVICE
-        )
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).info("MODEL.DEVICE is %s, but there is no CUDA here: using the CPU", device)
         cfg.MODEL.DEVICE = "cpu"
 
 
 def load_model(
-    source: str | os.PathLike, *, device: str | None = None, opts: Sequence[str] = ()
+    source: str | os.PathLike,
+    *,
+    device: str | None = None,
+    opts: Sequence[str] = (),
+    config_file: str | None = None,
 ) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     """A trained model for inference, without any other file but the thresholds tuned for it.
 
@@ -223,6 +231,7 @@ def load_model(
         source: see :func:`find_weights`.
         device: default: CUDA where there is one.
         opts: "KEY", "VALUE", ... that change its config.
+        config_file: in place of the config that it carries, or that lies beside it.
 
     Returns:
         its frozen config, with ``MODEL.WEIGHTS`` the local file; the model in evaluation mode; its
@@ -233,7 +242,7 @@ def load_model(
         ValueError: they are damaged, would run code, or do not fit their config.
     """
     path = find_weights(source)
-    info = stored_info(path)
+    info = stored_info(path, config_file)
     cfg = get_cfg()
     add_dvis_config(cfg)
     merge_stored(cfg, info, path)

@@ -28,4 +28,3 @@ def output_folder(folder: str, *, resume: bool) -> Iterator[None]:
             raise FileExistsError(f"{found} is there: a training would overwrite it\n{advice}")
         holder.write_text(str(os.getpid()))
         yield
-        holder.unlink(missing_ok=True)

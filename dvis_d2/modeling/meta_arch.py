@@ -71,11 +71,17 @@ class DVIS(GeneralizedRCNN):
 
     @torch.no_grad()
     def inference(
-        self, batched_inputs: list[dict], *, do_postprocess: bool = True, intermediate: bool = False
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+        *,
+        intermediate: bool = False,
     ) -> list[dict] | list[Instances]:
         """
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
+            detected_instances: as Detectron2's; boxes that are given have no proposals here: NotImplementedError.
             do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
             intermediate: return what is found on the way too, for pictures and diagnosis.
 
@@ -85,6 +91,8 @@ class DVIS(GeneralizedRCNN):
             after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's
             input.
         """
+        if detected_instances is not None:
+            raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         label_maps = self.proposal_generator.label_head(features)
