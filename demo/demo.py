@@ -16,6 +16,7 @@ import numpy as np
 from detectron2.utils.logger import setup_logger
 
 from dvis_d2.api import Model
+from dvis_d2.cli.errors import run_program
 from dvis_d2.cli.predict import check_output, predict_sources
 from dvis_d2.engine import setup_cfg
 from dvis_d2.inference.sources import Source, find_sources
@@ -33,6 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="minimum score of an instance to be drawn"
     )
+    parser.add_argument("--debug", action="store_true", help="show where an error arose")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="'KEY VALUE' pairs for the config")
     return parser
 
@@ -75,7 +77,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(get_parser().parse_args())
-    except click.ClickException as error:
-        raise SystemExit(error.format_message()) from None
+    arguments = get_parser().parse_args()
+    run_program(lambda: main(arguments), arguments.debug)

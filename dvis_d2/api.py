@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
+from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor
 
 from . import engine
-from .checkpoint import load_model
-from .data.image_io import read_image, to_image
-from .inference.predictor import DVISPredictor
+from .checkpoint import DVISCheckpointer, class_names, load_model
+from .data.image_io import to_image
 from .inference.result import Result
 from .inference.tiling import TiledInference
 from .inference.visualization import draw_panel
@@ -38,8 +38,9 @@ class Model:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Model":
         """That of ``MODEL.WEIGHTS``; `cfg` as of :func:`engine.setup_cfg`."""
-        predictor = DVISPredictor(cfg)
-        return cls(cfg, predictor.model, predictor.metadata.get("thing_classes", []))
+        network = build_model(cfg).eval()
+        info = DVISCheckpointer(network).load(cfg.MODEL.WEIGHTS).get("dvis") or {}
+        return cls(cfg, network, info.get("class_names") or class_names(cfg, cfg.DATASETS.TEST), info.get("statistics"))
 
     @overload
     def predict(
@@ -68,8 +69,7 @@ class Model:
         if isinstance(images, list):
             options = {"confidence_threshold": confidence_threshold, "scale": scale, "label_map": label_map}
             return [self.predict(image, **options) for image in images]
-        is_path = isinstance(images, (str, os.PathLike))
-        image = read_image(os.fspath(images), "RGB") if is_path else to_image(images, "RGB")
+        image = to_image(images, "RGB", normalize=self.cfg.INPUT.NORMALIZE)
         found = self._detect(self._inference, image, confidence_threshold, scale, label_map)
         objects = found["instances"]
         return Result(

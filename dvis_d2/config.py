@@ -8,6 +8,9 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.utils.file_io import PathManager
+
+from .safe_io import parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 RENAMED_KEYS = {
@@ -166,15 +169,35 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2
 
 
+def _with_bases(path: str, inner: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Dotted keys and values of a file over those of its ``_BASE_``; `inner` are the files that name it."""
+    if path in inner:
+        raise ValueError(f"{path} is its own _BASE_\nremove that line")
+    with PathManager.open(path, "rb") as file:
+        content = parse_yaml(file.read(), path)
+    bases = content.pop("_BASE_", [])
+    values: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base = os.path.expanduser(base)
+        values |= _with_bases(base if "://" in base else os.path.join(os.path.dirname(path), base), (*inner, path))
+    return values | dict(flat(content))
+
+
 def load_config(cfg: CN, path: str) -> None:
     """Merge a YAML file with its bases into a config, in place; keys of version 0.1.0 are taken by their new names.
-    KeyError for an unknown key, ValueError for one that is gone and is set to a value that had an effect."""
-    loaded = {RENAMED_KEYS.get(key, key): v for key, v in flat(CN.load_yaml_with_base(path, allow_unsafe=True))}
+    KeyError for an unknown key, ValueError for one that is gone and is set to a value that had an effect, or for a file
+    that is no plain YAML: no tag in it is run."""
+    merge_values(cfg, _with_bases(path), path)
+
+
+def merge_values(cfg: CN, values: Mapping[str, Any], name: str) -> None:
+    """:func:`load_config` of dotted keys and values, which come from `name`."""
+    loaded = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
     for key in loaded.keys() & REMOVED_KEYS.keys():
         value, neutral = loaded.pop(key), REMOVED_KEYS[key]
         if value != neutral:
             advice = f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
-            raise ValueError(f"{path}: {key} is {value!r}, which no longer exists\n{advice}")
+            raise ValueError(f"{name}: {key} is {value!r}, which no longer exists\n{advice}")
     cfg.merge_from_other_cfg(CN(nested(loaded)))
 
 
@@ -201,11 +224,15 @@ def find_config(path: str) -> str:
     "nuclei/nuclei.yaml"; if there is neither, the FileNotFoundError lists the packaged ones."""
     if os.path.isfile(path) or "://" in path:
         return path
-    folder = _PACKAGE / "configs"
-    if not folder.is_dir():  # in a checkout it is beside the package, not inside
-        folder = _PACKAGE.parent / "configs"
-    packaged = folder / path.removeprefix("./").removeprefix("configs/")
-    if packaged.is_file():
-        return str(packaged)
+    folder = packaged("configs")
+    found = folder / path.removeprefix("./").removeprefix("configs/")
+    if found.is_file():
+        return str(found)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml") if not p.name.startswith("Base"))
     raise FileNotFoundError(f"there is no config file {path}; dvis_d2 comes with {', '.join(names)}")
+
+
+def packaged(folder: str) -> Path:
+    """A folder that comes with dvis_d2: in a checkout it is beside the package, not inside."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder

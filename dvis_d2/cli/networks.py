@@ -9,21 +9,22 @@ from typing import Any
 
 import click
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import engine
+from ..checkpoint import DVISCheckpointer, class_names
 from ..inference.visualization import draw_sheet, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
+from .errors import launch
 
 # options may stand between KEY VALUE pairs, and a negative value is no option
 CONFIG_PAIRS: dict = {"ignore_unknown_options": True}
 SHEET_CONFIDENCE = 0.5  # least score of the detections on sheet.png
 
 config_file = click.option(
-    "--config-file", required=True, metavar="FILE", help="A YAML file; those of dvis_d2 are found from anywhere."
+    "--config-file", metavar="FILE", help="A YAML file; those of dvis_d2 are found from anywhere."
 )
 num_gpus = click.option(
     "--num-gpus", type=click.IntRange(1), default=1, help="Processes on this machine, each with a GPU if there are any."
@@ -68,7 +69,9 @@ def train(sheet_images: int, **given: Any) -> None:
     OUTPUT_DIR gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR
     0.001, OUTPUT_DIR output/mine.
     """
-    engine.launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
+    if not given["config_file"]:
+        raise click.UsageError("Missing option '--config-file'.")
+    launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
 
 
 def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
@@ -92,6 +95,7 @@ def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
         pictures = f"; pictures: {path}"
     by_dataset = results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
     for name, tasks in by_dataset.items():
+        name = cfg.DATASETS.CUSTOM.VAL_JSON or name
         print(f"{name}: {summarize(tasks)}{pictures}")
 
 
@@ -108,7 +112,7 @@ def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
 @click.option("--resume", is_flag=True, help="Evaluate the last checkpoint in OUTPUT_DIR instead of MODEL.WEIGHTS.")
 def evaluate(**given: Any) -> None:
     """Evaluate MODEL.WEIGHTS on DATASETS.TEST."""
-    engine.launch(engine.evaluate, program_arguments(**given, eval_only=True))
+    launch(engine.evaluate, program_arguments(**given, eval_only=True))
 
 
 @click.command(context_settings=CONFIG_PAIRS)
@@ -121,13 +125,12 @@ def tune(num_images: int, **given: Any) -> None:
     weights, which evaluation and prediction take from there.
     """
     setup_logger(name="fvcore")
-    cfg = engine.setup_cfg(program_arguments(**given))
-    weights = cfg.MODEL.WEIGHTS
-    if not os.path.isfile(weights):
-        raise FileNotFoundError(f"MODEL.WEIGHTS is {weights!r}, not a file: append MODEL.WEIGHTS and a model's path")
+    args = program_arguments(**given)
+    cfg = engine.setup_cfg(args, inference=True, tuned=False)
+    engine.require_test_data(cfg, args)
     model = engine.Trainer.build_model(cfg)
-    DetectionCheckpointer(model).load(weights)
+    DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)}).load(cfg.MODEL.WEIGHTS)
     with torch.no_grad():
         tuning = tune_thresholds(cfg, model, num_images=num_images)
-    path = store_tuning(tuning, os.path.dirname(weights))
+    path = store_tuning(tuning, os.path.dirname(cfg.MODEL.WEIGHTS))
     click.echo(f"{tuning.table()}\n{tuning.verdict()}\n{path} written")

@@ -1,12 +1,12 @@
 """What train_net.py and the program `dvis` do: the config of a command line, the processes, and what each runs."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.engine import launch as spawn
@@ -14,16 +14,21 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
+from ..checkpoint import DVISCheckpointer, class_names, find_weights, merge_stored, settle_device, stored_info
 from ..config import add_dvis_config, find_config, load_config
 from ..data import register_from_config
-from ..tuning import merge_tuned_thresholds
+from ..tuning import check_thresholds, merge_tuned_thresholds
+from .output_folder import output_folder
 from .trainer import Trainer
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, and four that name one's own COCO-format data."""
     parser = default_argument_parser()
+    parser.add_argument("--debug", action="store_true", help="show where an error arose; so does DVIS_DEBUG=1")
+    parser.set_defaults(debug=bool(os.environ.get("DVIS_DEBUG")))
     group = parser.add_argument_group("own data in COCO format (the same as DATASETS.CUSTOM.* in the config)")
     for split, use in (("train", "train"), ("val", "evaluate")):
         group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations to {use} on")
@@ -32,15 +37,20 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def setup_cfg(
-    args: argparse.Namespace, *, inference: bool = False, extra: Sequence[Callable[[CfgNode], None]] = ()
+    args: argparse.Namespace,
+    *,
+    inference: bool = False,
+    tuned: bool = True,
+    extra: Sequence[Callable[[CfgNode], None]] = (),
 ) -> CfgNode:
     """The frozen config of a command line: defaults, ``--config-file``, which becomes what :func:`find_config` finds,
     own data, which are checked and registered, ``opts``. The device is CUDA where there is one, unless they say.
 
-    With `inference`, the thresholds tuned for ``MODEL.WEIGHTS`` are taken, except those in ``opts``; not for training,
-    where the grouping decides which proposals the heads learn from. Each of `extra` adds keys of its own to the config,
-    before the file is read. KeyError for an unknown key, FileNotFoundError for an unknown file, DatasetError for unfit
-    data.
+    With `inference`, no training data are read, and ``MODEL.WEIGHTS`` becomes what :func:`find_weights` finds, with
+    ``args.resume`` the last checkpoint in ``OUTPUT_DIR``; it gives the config where there is no file of one. With
+    `tuned`, the thresholds tuned for it are taken, except those in ``opts``; not for training, where the grouping
+    decides which proposals the heads learn from. Each of `extra` adds keys of its own to the config, before the file is
+    read. KeyError for an unknown key, FileNotFoundError for an unknown file, DatasetError for unfit data.
     """
     setup_logger(name="dvis_d2", distributed_rank=comm.get_rank())
     cfg = get_cfg()
@@ -50,16 +60,30 @@ def setup_cfg(
     if args.config_file:
         args.config_file = find_config(args.config_file)
         load_config(cfg, args.config_file)
+    elif inference and (weights := dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")):
+        merge_stored(cfg, stored_info(find_weights(weights)), weights)
     for key in ("TRAIN_JSON", "TRAIN_IMAGES", "VAL_JSON", "VAL_IMAGES"):
         value = getattr(args, key.lower(), None)
         if value is not None:
             cfg.DATASETS.CUSTOM[key] = value
     cfg.merge_from_list(args.opts)
-    register_from_config(cfg)
+    register_from_config(cfg, train=not inference)
     if inference:
+        last = DVISCheckpointer(nn.Module(), cfg.OUTPUT_DIR).get_checkpoint_file() if vars(args).get("resume") else ""
+        cfg.MODEL.WEIGHTS = last or (cfg.MODEL.WEIGHTS and find_weights(cfg.MODEL.WEIGHTS))
+    if inference and tuned:
         merge_tuned_thresholds(cfg, args.opts)
+    check_thresholds(cfg)
+    settle_device(cfg)
     cfg.freeze()
     return cfg
+
+
+def require_test_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """FileNotFoundError where ``DATASETS.TEST`` is empty."""
+    if not cfg.DATASETS.TEST:
+        what = f"there is no {args.val_json}" if args.val_json else "the validation data are not named, or not there"
+        raise FileNotFoundError(f"{what}\ngive --val-json FILE and, if they are elsewhere, --val-images FOLDER")
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -91,21 +115,24 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def train(args: argparse.Namespace) -> tuple[CfgNode, dict]:
     """Train to the end and evaluate; the config and the results, empty where ``DATASETS.TEST`` is."""
     cfg = setup_cfg(args)
-    default_setup(cfg, args)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.cfg, trainer.train()
+    with output_folder(cfg.OUTPUT_DIR, resume=args.resume) if comm.is_main_process() else contextlib.nullcontext():
+        default_setup(cfg, args)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.cfg, trainer.train()
 
 
 def evaluate(args: argparse.Namespace) -> dict:
-    """The results of ``MODEL.WEIGHTS`` with the thresholds tuned for it, or, with ``args.resume``, of the last
-    checkpoint in ``OUTPUT_DIR``."""
-    cfg = setup_cfg(args, inference=not args.resume)
+    """The results of ``MODEL.WEIGHTS``, or, with ``args.resume``, of the last checkpoint in ``OUTPUT_DIR``, with the
+    thresholds tuned for it."""
+    cfg = setup_cfg(args, inference=True)
+    require_test_data(cfg, args)
     for name in ("detectron2", "fvcore"):  # not `default_setup`: config.yaml in OUTPUT_DIR is the training's
         setup_logger(cfg.OUTPUT_DIR, name=name, distributed_rank=comm.get_rank())
     model = Trainer.build_model(cfg)
-    loaded = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, model, statistics=loaded.get("dvis", {}).get("statistics"))
+    checkpointer = DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)})
+    statistics = (checkpointer.load(cfg.MODEL.WEIGHTS).get("dvis") or {}).get("statistics")
+    results = Trainer.test(cfg, model, statistics=statistics)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
     if comm.is_main_process():

@@ -4,7 +4,6 @@ import weakref
 
 import torch
 import torch.distributed as dist
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
@@ -14,6 +13,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint import FINAL, DVISCheckpointer, checkpoint_info
 from ..data import DVISDatasetMapper, build_train_loader, loaded_dicts, set_start_iter
 from ..data.statistics import DataStatistics, training_statistics
 from ..evaluation import build_evaluators, require_packages
@@ -53,16 +53,20 @@ class Trainer(DefaultTrainer):
 
         self._trainer = build_step(cfg, parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, **states)
+        info = checkpoint_info(cfg, self.statistics.to_dict())
+        self.checkpointer = DVISCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, info=info, **states)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True):
-        """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped."""
+        """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped, and writes the final
+        checkpoint if the earlier one was stopped before it did."""
         super().resume_or_load(resume)
         if self.averaging:
             self.averaging.start_from_average()
+        if self.start_iter >= self.max_iter and os.path.basename(self.checkpointer.loaded) != FINAL:
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
         set_start_iter(self.data_loader, self.start_iter)
 
     def train(self) -> dict:

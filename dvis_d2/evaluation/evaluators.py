@@ -110,6 +110,13 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
             logging.getLogger(__name__).info("No annotations, so no evaluation. For COCO's evaluation server: %s", path)
         return results
 
+    def _eval_predictions(self, predictions, img_ids=None):
+        super()._eval_predictions(predictions, img_ids)
+        if self._do_evaluation and np.isnan(self._results.get("segm", {}).get("AP", 0.0)):
+            empty = not any(prediction["instances"] for prediction in predictions)
+            why = "the network predicted nothing" if empty else "there is no ground truth, or crowds alone"
+            logging.getLogger(__name__).warning("AP is nan because %s", why)
+
 
 # The packages behind these two use names that NumPy took out. The names exist while an evaluation runs only.
 

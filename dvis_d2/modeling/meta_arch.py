@@ -75,11 +75,17 @@ class DVIS(GeneralizedRCNN):
 
     @torch.no_grad()
     def inference(
-        self, batched_inputs: list[dict], *, do_postprocess: bool = True, intermediate: bool = False
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+        *,
+        intermediate: bool = False,
     ) -> list[dict] | list[Instances]:
         """
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
+            detected_instances: as Detectron2's; boxes that are given have no proposals here: NotImplementedError.
             do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
             intermediate: return what is found on the way too, for pictures and diagnosis.
 
@@ -91,6 +97,8 @@ class DVIS(GeneralizedRCNN):
 
         Images that would be padded differently alone run apart, so a result does not depend on the batch.
         """
+        if detected_instances is not None:
+            raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")
         groups = self._groups_of_one_canvas(batched_inputs)
         if len(groups) > 1:
             results: list = [None] * len(batched_inputs)

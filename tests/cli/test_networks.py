@@ -38,7 +38,7 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
     assert {"AP", "AP50"} <= set(results["segm"])
     sheet = cv2.imread(str(out / "sheet.png"))
     assert sheet.shape[1] > 2 * sheet.shape[0]  # two rows of two panels
-    assert output.strip().splitlines()[-1].startswith("custom_val: segm AP ")
+    assert output.strip().splitlines()[-1].startswith(f"{tiny_coco[0]}: segm AP ")
     assert output.strip().endswith(f"; pictures: {out}/sheet.png")
 
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]

@@ -130,22 +130,22 @@ def test_pictures_keep_their_colors(tmp_path):
     assert cv2.imread(str(tmp_path / "red.png"))[0, 0].tolist() == [0, 0, 255]
 
 
-def test_sheet_of_a_data_set_with_ground_truth(tiny_cfg):
-    one, three = (draw_sheet(tiny_cfg, num_images) for num_images in (1, 3))
+def test_sheet_of_a_data_set_with_ground_truth(untrained_cfg):
+    one, three = (draw_sheet(untrained_cfg, num_images) for num_images in (1, 3))
     assert three.shape[0] == 2 * one.shape[0] and three.shape[1] == one.shape[1]
     width = one.shape[1] // 2  # the second place is empty
     assert (one[:, width:] == 255).all() and not (three[: one.shape[0], width:] == 255).all()
     assert (three[one.shape[0] :, width:] == 255).all()
 
 
-def test_sheet_without_ground_truth_has_one_tile_less(tiny_cfg, files):
-    annotated = draw_sheet(tiny_cfg, 1)
+def test_sheet_without_ground_truth_has_one_tile_less(untrained_cfg, files):
+    annotated = draw_sheet(untrained_cfg, 1)
     name = "tiny_without_annotations"
     DatasetCatalog.register(name, lambda: [{"file_name": files[0], "height": 64, "width": 64, "image_id": 1}])
     MetadataCatalog.get(name).thing_classes = ["green", "pink"]
     try:
-        tiny_cfg.DATASETS.TEST = (name,)
-        assert draw_sheet(tiny_cfg, 12).shape[1] * 6 == annotated.shape[1] * 5
+        untrained_cfg.DATASETS.TEST = (name,)
+        assert draw_sheet(untrained_cfg, 12).shape[1] * 6 == annotated.shape[1] * 5
     finally:
         DatasetCatalog.pop(name)
         MetadataCatalog.pop(name)
