@@ -7,8 +7,6 @@
 
 import argparse
 
-from detectron2.utils.logger import setup_logger
-
 from dvis_d2.engine import setup_cfg
 from dvis_d2.inference.visualization import draw_files, find_images
 
@@ -27,7 +25,6 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    setup_logger(name="fvcore")
     args.opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold), *args.opts]
     try:
         files = find_images(args.input)

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import engine
+from ..engine.console import data_name
 from ..inference.visualization import draw_files, draw_sheet, find_images, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
@@ -69,7 +70,9 @@ def train(sheet_images: int, **given: Any) -> None:
     OUTPUT_DIR gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR
     0.001, OUTPUT_DIR output/mine.
     """
-    engine.launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
+    engine.launch(
+        functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given, quiet=True)
+    )
 
 
 def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
@@ -93,7 +96,7 @@ def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
         pictures = f"; pictures: {path}"
     by_dataset = results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
     for name, tasks in by_dataset.items():
-        print(f"{name}: {summarize(tasks)}{pictures}")
+        print(f"{data_name(name)}: {summarize(tasks)}{pictures}")
 
 
 def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
