@@ -93,7 +93,7 @@ class Progress(HookBase):
     def __init__(self) -> None:
         self.stream = sys.stdout
         self.in_place = self.stream.isatty()
-        self.due = 0.0
+        self.open, self.due = False, 0.0
 
     def after_step(self) -> None:
         done, total = self.trainer.iter + 1, self.trainer.max_iter
@@ -115,12 +115,13 @@ class Progress(HookBase):
         if self.in_place:
             width = shutil.get_terminal_size().columns - 1
             # whatever is printed next begins at the left, over this line
-            print(text[:width].ljust(width), end="\r", file=self.stream, flush=True)
+            print(text[:width].ljust(width), end="\r" if done < total else "\n", file=self.stream, flush=True)
+            self.open = done < total
         else:
             print(text, file=self.stream, flush=True)
 
     def after_train(self) -> None:
-        if self.in_place and self.due:
+        if self.open:
             print(file=self.stream, flush=True)
 
 

@@ -24,7 +24,7 @@ from ..inference.test_time_augmentation import DVISWithTTA
 from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds
 from .console import SlowSteps, data_name
-from .metric_logs import CSVLog, ScalarWriter, service_logs
+from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
 from .train_loop import AverageWeights, TrainingPicture, build_step
 from .validation_hook import (
     EarlyStop,
@@ -128,7 +128,7 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self):
         """Detectron2's, ``metrics.csv``, and the services that the environment names."""
-        csv_log = CSVLog(os.path.join(self.cfg.OUTPUT_DIR, "metrics.csv"), lambda: self.start_iter)
+        csv_log: Log = CSVLog(os.path.join(self.cfg.OUTPUT_DIR, "metrics.csv"), lambda: self.start_iter)
         return super().build_writers() + [ScalarWriter(log) for log in (csv_log, *service_logs(self.cfg))]
 
     def _test(self, cfg: CfgNode) -> dict:
