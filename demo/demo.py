@@ -13,7 +13,6 @@ import os
 import click
 import cv2
 import numpy as np
-from detectron2.utils.logger import setup_logger
 
 from dvis_d2.api import Model
 from dvis_d2.cli.errors import run_program
@@ -52,7 +51,6 @@ def show(model: Model, camera: Source, confidence_threshold: float) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    setup_logger(name="fvcore")
     if args.output is None and not args.webcam:
         raise click.ClickException("give --output")
     try:

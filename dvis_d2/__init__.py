@@ -6,9 +6,13 @@ heads ``DVISROIHeads`` and the built-in data sets. Without Detectron2, ``dvis_d2
 """
 
 import importlib
+import os
 import warnings
 
-from ._detectron2 import has_detectron2, require_detectron2
+# Before torch is loaded: OpenMP's threads, which spin while they wait, make a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from ._detectron2 import has_detectron2, require_detectron2  # noqa: E402
 
 __version__ = "0.2.0"
 

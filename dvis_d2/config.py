@@ -77,6 +77,9 @@ def add_dvis_config(cfg: CN) -> None:
     # (docs/guide/crowds.md); larger ones are read in overlapping tiles. 0 = always whole
     cfg.TEST.TILE_SIZE = 1024
 
+    # end the training after so many validations without a better AP, 0 = never; for own data TEST.EVAL_PERIOD 0 means
+    # ten validations a training, on some images, and -1 none but the final evaluation
+    cfg.TEST.EARLY_STOPPING = 0
     # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
     # prediction take from there (docs/guide/tuning.md has what it gains)
     cfg.TEST.TUNE_THRESHOLDS = False

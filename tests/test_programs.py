@@ -71,6 +71,11 @@ def test_demo_names_an_input_that_is_not_there(tmp_path):
     assert "nowhere/*.png" in output and "Traceback" not in output
 
 
+def test_train_net_alone_says_what_is_missing():
+    lines = run("train_net.py", fails=True).splitlines()
+    assert len(lines) == 3 and "--config-file" in lines[1] and "--help" in lines[2]
+
+
 @pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py"])
 def test_every_program_explains_itself(program):
     assert "usage" in run(program, "--help")

@@ -19,6 +19,7 @@ RANKS = {
     "dvis_d2.config": 0,
     "dvis_d2.safe_io": 0,
     "dvis_d2._detectron2": 0,
+    "dvis_d2.processes": 0,
     "dvis_d2.data": 1,
     "dvis_d2.modeling": 2,
     "dvis_d2": 3,  # importing it registers data sets and models

@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from .. import engine
 from ..checkpoint import DVISCheckpointer, class_names
+from ..engine.console import data_name
 from ..inference.visualization import draw_sheet, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
@@ -71,7 +72,7 @@ def train(sheet_images: int, **given: Any) -> None:
     """
     if not given["config_file"]:
         raise click.UsageError("Missing option '--config-file'.")
-    launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
+    launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given, quiet=True))
 
 
 def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
@@ -95,8 +96,7 @@ def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
         pictures = f"; pictures: {path}"
     by_dataset = results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
     for name, tasks in by_dataset.items():
-        name = cfg.DATASETS.CUSTOM.VAL_JSON or name
-        print(f"{name}: {summarize(tasks)}{pictures}")
+        print(f"{data_name(name)}: {summarize(tasks)}{pictures}")
 
 
 def summarize(results: Mapping[str, Mapping[str, float]]) -> str:

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as spawn
-from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import DVISCheckpointer, class_names, find_weights, merge_stored, settle_device, stored_info
 from ..config import add_dvis_config, find_config, load_config
 from ..data import register_from_config
+from ..processes import guarded, time_limit
 from ..tuning import check_thresholds, merge_tuned_thresholds
+from .console import Progress, resume_command, setup_console, setup_logs, setup_training
 from .output_folder import output_folder
 from .trainer import Trainer
 
@@ -52,7 +53,7 @@ def setup_cfg(
     decides which proposals the heads learn from. Each of `extra` adds keys of its own to the config, before the file is
     read. KeyError for an unknown key, FileNotFoundError for an unknown file, DatasetError for unfit data.
     """
-    setup_logger(name="dvis_d2", distributed_rank=comm.get_rank())
+    setup_console("dvis_d2", getattr(args, "quiet", False))
     cfg = get_cfg()
     for add_keys in (add_dvis_config, *extra):
         add_keys(cfg)
@@ -100,24 +101,37 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             f"{num_processes} processes on a machine with {torch.cuda.device_count()} GPUs: start fewer (--num-gpus, "
             "or torchrun's --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to use the CPU"
         )
-    if not torchrun:
-        spawn(main, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-        return
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=DEFAULT_TIMEOUT)
-    comm.create_local_process_group(num_processes)
-    comm.synchronize()
-    main(args)
-    dist.destroy_process_group()
+    limit = time_limit()
+    try:
+        if not torchrun:
+            machines = (args.num_machines, args.machine_rank)
+            spawn(guarded, num_processes, *machines, args.dist_url, args=(main, args), timeout=limit)
+            return
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=limit)
+        comm.create_local_process_group(num_processes)
+        comm.synchronize()
+        guarded(main, args)
+        dist.destroy_process_group()
+    except ProcessExitedException as error:  # which has said why
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        if comm.is_main_process():
+            command = "the same command with --resume" if torchrun else resume_command()
+            print("\nStopped." + ("" if args.eval_only else f" To go on from the last checkpoint:\n  {command}"))
+        raise SystemExit(130) from None
 
 
 def train(args: argparse.Namespace) -> tuple[CfgNode, dict]:
     """Train to the end and evaluate; the config and the results, empty where ``DATASETS.TEST`` is."""
     cfg = setup_cfg(args)
+    quiet = getattr(args, "quiet", False)
     with output_folder(cfg.OUTPUT_DIR, resume=args.resume) if comm.is_main_process() else contextlib.nullcontext():
-        default_setup(cfg, args)
+        setup_training(cfg, args, quiet)
         trainer = Trainer(cfg)
+        if quiet and comm.is_main_process():
+            trainer.register_hooks([Progress()])
         trainer.resume_or_load(resume=args.resume)
         return trainer.cfg, trainer.train()
 
@@ -127,8 +141,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     thresholds tuned for it."""
     cfg = setup_cfg(args, inference=True)
     require_test_data(cfg, args)
-    for name in ("detectron2", "fvcore"):  # not `default_setup`: config.yaml in OUTPUT_DIR is the training's
-        setup_logger(cfg.OUTPUT_DIR, name=name, distributed_rank=comm.get_rank())
+    setup_logs(cfg.OUTPUT_DIR)  # not `setup_training`: config.yaml in OUTPUT_DIR is the training's
     model = Trainer.build_model(cfg)
     checkpointer = DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)})
     statistics = (checkpointer.load(cfg.MODEL.WEIGHTS).get("dvis") or {}).get("statistics")

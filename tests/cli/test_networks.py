@@ -38,7 +38,14 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
     assert {"AP", "AP50"} <= set(results["segm"])
     sheet = cv2.imread(str(out / "sheet.png"))
     assert sheet.shape[1] > 2 * sheet.shape[0]  # two rows of two panels
-    assert output.strip().splitlines()[-1].startswith(f"{tiny_coco[0]}: segm AP ")
+    lines = output.strip().splitlines()
+    assert lines[-1].startswith(f"{tiny_coco[0]}: segm AP ")
+    # what is trained on what, where it goes, progress, the best; all else stands in the log, without colors
+    assert len(lines) < 15 and "Warning" not in output and "\x1b" not in output
+    assert any(line.startswith("4/4 iterations  100 %") for line in lines) and "Best validation: AP" in output
+    log = (out / "log.txt").read_text()
+    assert "COMMON_STRIDE" in log and "LabelMapHead" in log and "\x1b" not in log
+    assert {"model_best.pth", "metrics.csv"} <= {path.name for path in out.iterdir()}
     assert output.strip().endswith(f"; pictures: {out}/sheet.png")
 
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]

@@ -30,8 +30,9 @@ def test_no_period_becomes_zero(tiny_cfg):
     tiny_cfg.TEST.EVAL_PERIOD = 3
     many = Trainer.auto_scale_workers(tiny_cfg, 16)
     assert (many.SOLVER.CHECKPOINT_PERIOD, many.TEST.EVAL_PERIOD) == (1, 1)
-    tiny_cfg.TEST.EVAL_PERIOD = 0  # never: stays so
-    assert Trainer.auto_scale_workers(tiny_cfg, 16).TEST.EVAL_PERIOD == 0
+    for no_length in (0, -1):
+        tiny_cfg.TEST.EVAL_PERIOD = no_length
+        assert Trainer.auto_scale_workers(tiny_cfg, 16).TEST.EVAL_PERIOD == no_length
 
 
 def test_a_reference_that_does_not_divide_the_batch_is_named(tiny_cfg):
