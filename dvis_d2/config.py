@@ -57,12 +57,20 @@ def add_dvis_config(cfg: CN) -> None:
     # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none
     cfg.INPUT.COLOR_JITTER = 0.0
 
+    # images times this in training and test, whatever their size: objects keep the size they have in pixels, as in
+    # microscopy; 0 = to the sizes MIN_SIZE_*, so that objects grow with the image, as in photographs
+    cfg.INPUT.SCALE = 0.0
+
     # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: configs/shapes)
     cfg.SOLVER.OPTIMIZER = "SGD"
     # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
     cfg.SOLVER.EMA_DECAY = 0.0
+
+    # longest side, in network pixels, of what the network sees at once of an image that is read at the training's scale
+    # (docs/guide/crowds.md); larger ones are read in overlapping tiles. 0 = always whole
+    cfg.TEST.TILE_SIZE = 640
 
     # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
     # prediction take from there (docs/guide/tuning.md has what it gains)
