@@ -61,7 +61,9 @@ def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
 @click.command(context_settings=CONFIG_PAIRS)
 @click.option("--data", metavar="FOLDER", help="Your images and masks in any common format; the recipe follows.")
 @click.option("--output", metavar="DIR", help="Where all goes (OUTPUT_DIR); with --data, by default output/FOLDER.")
-@click.option("--config-file", metavar="FILE", help="A YAML file instead of the recipe; dvis_d2's by their names.")
+@click.option(
+    "--config-file", default="", metavar="FILE", help="A YAML file instead of the recipe; dvis_d2's by their names."
+)
 @config_options
 @num_gpus
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR, if there is one.")

@@ -33,7 +33,10 @@ def read_yolo(root: Path, files: list[Path]) -> CocoLists:
     if len(described) != 1:
         what = f"YOLO labels with {len(described)} descriptions in {root}: {some(described) or 'no data.yaml'}"
         raise FormatError(what, 'one data.yaml is expected, with "names", "train" and "val"; --data takes it as well')
-    content = yaml.safe_load(described[0].read_text(encoding="utf-8"))
+    try:
+        content = dict(yaml.safe_load(described[0].read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise FormatError(f"{described[0]} is no YAML of keys and values ({error})", "export it again") from error
     names = content.get("names")
     names = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(names, dict) or not names or content.get("nc", len(names)) != len(names):
@@ -64,7 +67,9 @@ def _yolo_images(start: Path, entry: str, described: Path, files: list[Path]) ->
     if found.suffix == ".txt":
         lines = found.read_text(encoding="utf-8").splitlines()
         return [image for line in filter(None, lines) for image in _yolo_images(start, line.strip(), described, files)]
-    return [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and (found == p or found in p.parents)]
+    return (
+        [found] if found.is_file() else [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and found in p.parents]
+    )
 
 
 def _yolo_labels(image: Path, texts: set[Path]) -> Path | None:
@@ -101,51 +106,49 @@ def is_labelme(content: Any) -> bool:
 
 
 def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> CocoLists:
-    """Polygons, rectangles, circles and masks; shapes of one label and group_id are one object. `contents`: parsed JSON
+    """Polygons, rectangles and masks; shapes of one label and group_id are one object. `contents`: parsed JSON
     files, where those of other kinds are left out."""
     contents = {path: content for path, content in contents.items() if is_labelme(content)}
-    names = sorted({str(shape["label"]) for content in contents.values() for shape in content["shapes"]})
-    lists = CocoLists(root, names)
+    shapes = [shape for content in contents.values() for shape in content["shapes"] if isinstance(shape, dict)]
+    names = sorted({str(shape.get("label")) for shape in shapes})
+    lists, images = CocoLists(root, names), {p.with_suffix(""): p for p in files if p.suffix in IMAGE_SUFFIXES}
     for path, content in contents.items():
-        named = path.parent / Path(content["imagePath"].replace("\\", "/"))
-        beside = [p for p in files if p.parent == path.parent and p.stem == path.stem and p.suffix in IMAGE_SUFFIXES]
-        image = next((p for p in (named, path.parent / named.name, *beside) if p.is_file()), None)
+        named = path.parent / str(content["imagePath"]).replace("\\", "/")
+        tried = named, path.parent / named.name, images.get(path.with_suffix(""), path.with_suffix(""))
+        image = next((file for file in tried if file.is_file()), None)
         if image is None:
-            raise FormatError(
-                f"{path} is for {content['imagePath']}, which is not there", "put the image beside the JSON"
-            )
-        size = image_size(image)
+            raise FormatError(f"{path} is for {named}, which is not there", "put the image beside the JSON")
         grouped: dict[Any, list] = defaultdict(list)
         for index, shape in enumerate(content["shapes"]):
-            group = index if shape.get("group_id") is None else (shape["label"], shape["group_id"])
-            grouped[group].append((shape, _labelme_shape(shape, size, f"{path}, shape {index}")))
-        objects = [(names.index(str(g[0][0]["label"])), _union([s for _, s in g], size)) for g in grouped.values()]
+            where = f"{path}, shape {index}"
+            try:
+                label, group, segmentation = shape["label"], shape.get("group_id"), _labelme_shape(shape, image, where)
+            except (AttributeError, KeyError, TypeError, OSError) as error:
+                raise FormatError(f"{where} cannot be read ({error!r})", "draw it again, or take it out") from error
+            grouped[label, index if group is None else f"group {group}"].append(segmentation)
+        objects = [(names.index(str(label)), _union(parts, image)) for (label, _), parts in grouped.items()]
         lists.add(part_of(path.relative_to(root).parent), image, objects)
     return lists
 
 
-def _labelme_shape(shape: dict, size: tuple[int, int], where: str) -> list | np.ndarray:
-    """Polygons, or a mask."""
+def _labelme_shape(shape: dict, image: Path, where: str) -> list | np.ndarray:
+    """Polygons, or a mask, bool (h, w)."""
     kind, points = shape.get("shape_type", "polygon"), np.asarray(shape["points"], dtype=float)
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    elif kind == "circle" and len(points) == 2:
-        angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-        radius = np.linalg.norm(points[1] - points[0])
-        points = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     elif kind == "mask" and len(points):
-        mask, (x, y) = np.zeros(size, dtype=bool), points[0].round().astype(int)
+        mask, (x, y) = np.zeros(image_size(image), dtype=bool), points[0].round().astype(int)
         patch = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])))) != 0
-        mask[y : y + patch.shape[0], x : x + patch.shape[1]] = patch[: size[0] - y, : size[1] - x]
+        mask[y : y + patch.shape[0], x : x + patch.shape[1]] = patch[: mask.shape[0] - y, : mask.shape[1] - x]
         return mask
     elif kind != "polygon" or len(points) < 3:
-        advice = "an object is a polygon of at least three points, a rectangle, a circle or a mask; take others out"
+        advice = "an object is a polygon of at least three points, a rectangle or a mask; take others out"
         raise FormatError(f"{where}, {shape['label']!r}, is a {kind} of {len(points)} points", advice)
     return [points.ravel().tolist()]
 
 
-def _union(parts: list, size: tuple[int, int]) -> list | np.ndarray:
+def _union(parts: list, image: Path) -> list | np.ndarray:
     if all(isinstance(part, list) for part in parts):
         return [polygon for part in parts for polygon in part]
-    return np.any([to_mask(part, size, "") for part in parts], axis=0)
+    return np.any([to_mask(part, image_size(image), str(image)) for part in parts], axis=0)

@@ -89,7 +89,7 @@ def setup_cfg(
         says("%s", found.summary)
     register_from_config(cfg)
     if custom.TRAIN_JSON and not args.config_file:
-        says("%s", "\n  ".join(lay_recipe(cfg, args.opts)))
+        says("%s", lay_recipe(cfg, args.opts))
     if inference:
         merge_tuned_thresholds(cfg, args.opts)
     cfg.freeze()

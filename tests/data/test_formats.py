@@ -106,16 +106,14 @@ def test_labelme_shapes_of_one_group_are_one_object(tiny_coco, tmp_path):
     cases.labelme(tiny_coco, root, ("",))
     path = root / "0.json"
     content = json.loads(path.read_text())
-    circle = {"label": "green", "shape_type": "circle", "points": [[32, 32], [32, 42]], "group_id": 3}
-    content["shapes"] = [content["shapes"][0] | {"label": "green", "group_id": 3}, circle]
+    other = {"label": "green", "points": [[40, 50], [60, 50], [60, 60], [40, 60]], "group_id": 3}
+    content["shapes"] = [content["shapes"][0] | {"label": "green", "group_id": 3}, other]
     path.write_text(json.dumps(content))
     done = convert_folder(root, tmp_path / "out")
-    objects = (cases.objects_of(done.train_json) | cases.objects_of(done.val_json))["0"]
-    square = cases.objects_of(tiny_coco[0])["0"][0][1]
-    y, x = np.mgrid[:64, :64] + 0.5
-    disc = (x - 32) ** 2 + (y - 32) ** 2 < 100
-    ((name, mask),) = objects
-    assert name == "green" and (mask ^ (square | disc)).sum() < 20  # a polygon of 64 corners
+    expected = cases.objects_of(tiny_coco[0])["0"][0][1].copy()
+    expected[50:60, 40:60] = True
+    ((name, mask),) = (cases.objects_of(done.train_json) | cases.objects_of(done.val_json))["0"]
+    assert name == "green" and np.array_equal(mask, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16])
@@ -278,11 +276,22 @@ def test_what_is_wrong_inside_of_a_coco_file_is_left_to_the_check(tiny_coco, tmp
     assert {"malformed polygons", "image ids that are no integers"} <= errors.keys()
 
 
-def test_damaged_masks_of_labelme_name_the_shape(tiny_coco, tmp_path):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"shape_type": "line"}, "1.json, shape 1, 'pink', is a line of 2 points"),
+        ({"shape_type": "mask", "mask": "aGVsbG8="}, "1.json, shape 1 cannot be read"),
+        ({"points": None}, "1.json, shape 1"),
+    ],
+)
+def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path):
     root = tmp_path / "set"
     cases.labelme(tiny_coco, root, ("",))
     content = json.loads((root / "1.json").read_text())
-    content["shapes"][1] |= {"shape_type": "line"}
+    content["shapes"][1] |= change
     (root / "1.json").write_text(json.dumps(content))
-    with pytest.raises(FormatError, match="1.json, shape 1, 'pink', is a line of 2 points"):
+    with pytest.raises(FormatError, match=message):
+        convert_folder(root, tmp_path / "out")
+    (root / "1.png").unlink()
+    with pytest.raises(FormatError, match="1.json is for .*1.png, which is not there"):
         convert_folder(root, tmp_path / "out")
