@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from .. import engine
 from ..config import add_dvis_config
 from ..data import DatasetError
+from ..data.mask_folders import FormatError
 
 # who raises a KeyError, ValueError or AssertionError in order to tell the user something
 _SPEAKERS = ("dvis_d2.", "yacs.", "fvcore.", "detectron2.config.", "detectron2.data.")
@@ -109,6 +110,8 @@ def _advice(error: BaseException) -> str:
         similar = difflib.get_close_matches(unknown[1].strip("'"), _keys(cfg), n=3)
         question = f"did you mean {' or '.join(similar)}? " if similar else ""
         return f"{question}all keys stand in dvis_d2/config.py and detectron2/config/defaults.py"
+    if isinstance(error, FormatError):
+        return error.advice
     if isinstance(error, DatasetError):
         return "correct the data; `dvis check JSON IMAGES` shows all that is wrong with a file"
     if isinstance(error, ImportError):

@@ -43,7 +43,7 @@ def check_pairs(pairs: Sequence[str]) -> list[str]:
 
 
 def config_options(command: Callable) -> Callable:
-    """``--config-file``, own data, and KEY VALUE pairs."""
+    """Own data, and KEY VALUE pairs."""
     raw, metavar = click.UNPROCESSED, "[KEY VALUE]..."
     pairs = click.argument("opts", metavar=metavar, nargs=-1, type=raw, callback=lambda _ctx, _param, v: check_pairs(v))
     command = pairs(command)
@@ -51,7 +51,7 @@ def config_options(command: Callable) -> Callable:
         images = click.option(f"--{split}-images", metavar="DIR", help="Their images; default: beside the JSON.")
         annotations = click.option(f"--{split}-json", metavar="FILE", help=f"COCO annotations to {use} on.")
         command = annotations(images(command))
-    return config_file(command)
+    return command
 
 
 def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
@@ -60,6 +60,11 @@ def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
 
 
 @click.command(context_settings=CONFIG_PAIRS)
+@click.option("--data", metavar="FOLDER", help="Your images and masks in any common format; the recipe follows.")
+@click.option("--output", metavar="DIR", help="Where all goes (OUTPUT_DIR); with --data, by default output/FOLDER.")
+@click.option(
+    "--config-file", default="", metavar="FILE", help="A YAML file instead of the recipe; dvis_d2's by their names."
+)
 @config_options
 @num_gpus
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR, if there is one.")
@@ -67,12 +72,14 @@ def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
 def train(sheet_images: int, **given: Any) -> None:
     """Train, evaluate, and draw a sheet of validation images.
 
-    OUTPUT_DIR gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR
-    0.001, OUTPUT_DIR output/mine.
+    --data takes COCO JSON, label images, binary masks, YOLO outlines and LabelMe JSON, and draws images for validation
+    where there are none. The output folder gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the
+    config: SOLVER.BASE_LR 0.001.
     """
-    if not given["config_file"]:
-        raise click.UsageError("Missing option '--config-file'.")
-    launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given, quiet=True))
+    args = program_arguments(**given, quiet=True)
+    if missing := engine.missing_arguments(args):
+        raise click.UsageError(missing)
+    launch(functools.partial(train_and_report, sheet_images=sheet_images), args)
 
 
 def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
@@ -107,6 +114,7 @@ def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 @click.command("eval", context_settings=CONFIG_PAIRS)
+@config_file
 @config_options
 @num_gpus
 @click.option("--resume", is_flag=True, help="Evaluate the last checkpoint in OUTPUT_DIR instead of MODEL.WEIGHTS.")
@@ -116,6 +124,7 @@ def evaluate(**given: Any) -> None:
 
 
 @click.command(context_settings=CONFIG_PAIRS)
+@config_file
 @config_options
 @click.option("--num-images", type=click.IntRange(2), default=400, show_default=True, help="At most, evenly chosen.")
 def tune(num_images: int, **given: Any) -> None:
