@@ -18,7 +18,6 @@ from .data.image_io import to_image
 from .inference.result import Result
 from .inference.tiling import TiledInference
 from .inference.visualization import draw_panel
-from .modeling.meta_arch import DVIS
 
 Input = str | os.PathLike | np.ndarray | Image.Image | Tensor
 
@@ -28,7 +27,7 @@ class Model:
     if :func:`train` made it."""
 
     def __init__(
-        self, cfg: CfgNode, network: DVIS, class_names: Sequence[str], statistics: Mapping[str, Any] | None = None
+        self, cfg: CfgNode, network: Any, class_names: Sequence[str], statistics: Mapping[str, Any] | None = None
     ):
         self.cfg, self.network, self.results = cfg, network, dict[str, Any]()
         self.class_names = list(class_names) or [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]

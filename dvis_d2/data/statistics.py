@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .annotations import read_annotations
-from .image_io import oriented_size
+from .image_io import probe_image
 
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
 
@@ -42,7 +42,8 @@ class DataStatistics:
     def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
         """The inverse; unknown names, of a later version, are left out."""
         known = {field.name for field in dataclasses.fields(cls)} & values.keys()
-        return cls(**{k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known})
+        given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
+        return cls(**given)
 
 
 def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
@@ -55,7 +56,7 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
     in_files = [d for d in dataset_dicts if "instance_label_file" in d]
     chosen += in_files[:: math.ceil(len(in_files) / MAX_LABEL_FILES) or 1]
     sizes = np.array([_size(d) for d in chosen], dtype=np.float64).reshape(-1, 2)
-    areas = [object_areas(d, size) for d, size in zip(chosen, sizes.astype(int).tolist(), strict=True)]
+    areas = [object_areas(d, _size(d)) for d in chosen]
     counts = np.array([len(a) for a in areas], dtype=np.int64)
     diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *areas]) / math.pi)
     relative = diameters / np.repeat(np.sqrt(sizes.prod(axis=1)), counts)
@@ -98,7 +99,8 @@ def object_areas(dataset_dict: dict[str, Any], size: tuple[int, int]) -> np.ndar
     """float64 (n,): pixels of each annotation of an image of `size` (height, width) that is no crowd."""
     segmentations = [a.get("segmentation") for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
     areas = np.zeros(len(segmentations))
-    rles, owners = [], []
+    rles: list[dict] = []
+    owners: list[int] = []
     for k, segmentation in enumerate(segmentations):
         if isinstance(segmentation, np.ndarray):
             areas[k] = np.count_nonzero(segmentation)
@@ -117,8 +119,8 @@ def object_areas(dataset_dict: dict[str, Any], size: tuple[int, int]) -> np.ndar
 def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
     if "height" in dataset_dict and "width" in dataset_dict:
         return dataset_dict["height"], dataset_dict["width"]
-    width, height = oriented_size(dataset_dict["file_name"])
-    return height, width
+    info = probe_image(dataset_dict["file_name"])
+    return info.height, info.width
 
 
 def _quantiles(values: np.ndarray, shares: Sequence[float]) -> tuple[float, ...]:

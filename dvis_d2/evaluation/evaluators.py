@@ -94,6 +94,10 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
             results = itertools.chain.from_iterable(image["instances"] for image in predictions)
             self._max_dets_per_image = [1, 10, most_detections(results)]
         super()._eval_predictions(predictions, img_ids)
+        if self._do_evaluation and np.isnan(self._results.get("segm", {}).get("AP", 0.0)):
+            empty = not any(prediction["instances"] for prediction in predictions)
+            why = "the network predicted nothing" if empty else "there is no ground truth, or crowds alone"
+            logging.getLogger(__name__).warning("AP is nan because %s", why)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict:
         # Detectron2 has no argument for it. Its two classes differ in the limit on the detections only, which this
@@ -109,13 +113,6 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
                 json.dump(entries, file)
             logging.getLogger(__name__).info("No annotations, so no evaluation. For COCO's evaluation server: %s", path)
         return results
-
-    def _eval_predictions(self, predictions, img_ids=None):
-        super()._eval_predictions(predictions, img_ids)
-        if self._do_evaluation and np.isnan(self._results.get("segm", {}).get("AP", 0.0)):
-            empty = not any(prediction["instances"] for prediction in predictions)
-            why = "the network predicted nothing" if empty else "there is no ground truth, or crowds alone"
-            logging.getLogger(__name__).warning("AP is nan because %s", why)
 
 
 # The packages behind these two use names that NumPy took out. The names exist while an evaluation runs only.

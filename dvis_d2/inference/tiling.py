@@ -83,7 +83,7 @@ class TiledInference(nn.Module):
         scale = scale or self.scale_of(size)
         network_size = scaled_size(size, scale) if scale else (0, 0)
         tile, overlap = self.tile_size(scale or 1.0)
-        if tile and max(network_size) > tile:
+        if tile and scale and max(network_size) > tile:
             return {"instances": self._tiled(image, size, scale, tile, overlap)}
         pixels = _read(image, 0, size[0], 0, size[1])
         transform = (

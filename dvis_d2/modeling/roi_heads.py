@@ -1,4 +1,5 @@
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -255,7 +256,7 @@ class DVISROIHeads(ROIHeads):
         :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, and tight ``pred_boxes``; a detection whose
         mask is empty is dropped."""
         large = len(result) * height * width > MAX_WHOLE_MASKS
-        masks = (final_crops if large else final_masks)(
+        masks: Any = (final_crops if large else final_masks)(
             result.soft_masks,
             result.mask_probs,
             result.pred_boxes.tensor,
