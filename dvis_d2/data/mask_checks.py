@@ -1,5 +1,6 @@
 """What a mask says against what its annotation and its image say: pure functions of one annotation, and their sum."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -72,45 +73,53 @@ def examine_mask(segmentation: Any, height: int, width: int) -> tuple[Shape | No
 
 
 def _examine_polygons(polygons: list, height: int, width: int) -> tuple[Shape | None, dict[str, Any]]:
-    pieces, short = [], False
+    pieces: list[np.ndarray] = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2:
             flat = "is one list of numbers: write [[x, y, x, y, ...]]"
             return None, {"malformed polygons": "has an odd number of values" if isinstance(polygon, list) else flat}
-        points = np.array(polygon) if len(polygon) >= 6 else None
-        if points is None:
-            short = True
-        elif points.ndim > 1 or points.dtype.kind not in "iuf" or not np.isfinite(points).all():
-            return None, {"polygons with values that are no finite numbers": True}
-        elif found := endless_outline(points := points.reshape(-1, 2).astype(np.float64)):
-            return None, {"malformed polygons": f"has one {found}"}
-        else:
-            pieces.append(points)
+        if len(polygon) >= 6:
+            try:
+                points = np.array(polygon)
+            except ValueError:  # lists among the numbers
+                points = np.array(None)
+            if points.ndim != 1 or points.dtype.kind not in "iuf":
+                return None, {"polygons with values that are no finite numbers": True}
+            pieces.append(points.astype(np.float64, copy=False).reshape(-1, 2).T)
     if not pieces:
         pairs = all(len(polygon) == 2 for polygon in polygons)
         return None, {"malformed polygons": "has points as [x, y] pairs" if pairs else "has less than three points"}
-    boxes = [(*p.min(axis=0).tolist(), *p.max(axis=0).tolist()) for p in pieces]
-    x0, y0, x1, y1 = box = (*np.min(boxes, axis=0)[:2].tolist(), *np.max(boxes, axis=0)[2:].tolist())
-    slack, areas = OUTSIDE_TOLERANCE, [_polygon_area(p) for p in pieces]
+    boxes: list[Box] = [(float(x.min()), float(y.min()), float(x.max()), float(y.max())) for x, y in pieces]
+    box = x0, y0, x1, y1 = boxes[0]
+    if len(boxes) > 1:
+        box = x0, y0, x1, y1 = (
+            *map(min, list(zip(*boxes, strict=True))[:2]),
+            *map(max, list(zip(*boxes, strict=True))[2:]),
+        )
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        return None, {"polygons with values that are no finite numbers": True}
+    if found := next(filter(None, (endless_outline(p.T) for p in pieces if p.size * max(map(abs, box)) > 1e5)), ""):
+        return None, {"malformed polygons": f"has one {found}"}
     outside = x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
-    beyond = min(x0, y0) < -slack or x1 > width + slack or y1 > height + slack
-    extent = f"spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, image {width} x {height}"
+    beyond = min(x0, y0) < -OUTSIDE_TOLERANCE or x1 > width + OUTSIDE_TOLERANCE or y1 > height + OUTSIDE_TOLERANCE
+    extent = f"spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, image {width} x {height}" if outside or beyond else ""
     small = [max(b[2] - b[0], b[3] - b[1]) < 1 for b in boxes]
     empty = not any(b[2] > b[0] and b[3] > b[1] for b in boxes)
-    return None if empty else Shape(box, sum(areas), sum(map(len, pieces))), {
+    areas = [_polygon_area(x, y) for x, y in pieces]
+    return None if empty else Shape(box, sum(areas), sum(p.size for p in pieces)), {
         "empty masks": empty,
         "masks that lie outside of the image": outside and extent,
         "masks that reach outside of the image": beyond and not outside and extent,
         "masks smaller than a pixel": all(small) and not empty,
         "pieces smaller than a pixel": any(small) and not all(small),
-        "pieces of less than three points": short,
-        "holes drawn as polygons": _has_hole(pieces, boxes, areas),
+        "pieces of less than three points": len(pieces) < len(polygons),
+        "holes drawn as polygons": len(pieces) > 1 and _has_hole(pieces, boxes, areas),
     }
 
 
-def _polygon_area(points: np.ndarray) -> float:
-    (x, y), (u, v) = points.T, np.roll(points, -1, axis=0).T
-    return abs(float((x * v - u * y).sum())) / 2
+def _polygon_area(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x[0], y - y[0]  # the last edge and the first then have none
+    return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
 
 
 def _has_hole(pieces: list[np.ndarray], boxes: list[Box], areas: list[float]) -> bool:
@@ -118,13 +127,14 @@ def _has_hole(pieces: list[np.ndarray], boxes: list[Box], areas: list[float]) ->
     order = sorted(range(len(pieces)), key=areas.__getitem__, reverse=True)
     return any(
         boxes[i][0] <= boxes[k][0] and boxes[i][1] <= boxes[k][1] and boxes[k][2] <= boxes[i][2]
-        and boxes[k][3] <= boxes[i][3] and areas[k] and _inside(pieces[k][0], pieces[i])
+        and boxes[k][3] <= boxes[i][3] and areas[k] and _inside(pieces[k][:, 0], pieces[i])
         for rank, i in enumerate(order[:3]) for k in order[rank + 1 : 100]
     )  # fmt: skip
 
 
 def _inside(point: np.ndarray, polygon: np.ndarray) -> bool:
-    (x, y), (u, v) = (polygon - point).T, (np.roll(polygon, -1, axis=0) - point).T
+    x, y = polygon - point[:, None]
+    u, v = np.roll(x, -1), np.roll(y, -1)
     rises = (y > 0) != (v > 0)
     return bool((rises & ((x * v - u * y > 0) == (v > y))).sum() % 2)
 
@@ -139,33 +149,32 @@ def explanations(shape: Shape, box: list[float], height: int, width: int) -> lis
     if _close(found, stated, 2 + 0.1 * side) or _close(visible, stated, 2 + 0.1 * side):
         return []
     x0, y0, x1, y1 = found
-    masks: list[tuple[str, Box | None]] = []
+    masks: list[tuple[str, Box | None]] = [("masks with x and y exchanged", (y0, x0, y1, x1))]
+    boxes = [("boxes written as corners", (x, y, w, h))]
+    boxes.append(("boxes given by their centers", center := (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
     for unit, kind in (1, "masks in 0..1 instead of px"), (100, "masks in percent instead of px"):
+        across, down = width / unit, height / unit
         if max(x1, y1) <= 1.01 * unit:
-            masks.append((kind, _scaled(found, width / unit, height / unit)))
-    masks.append(("masks with x and y exchanged", (y0, x0, y1, x1)))
+            masks.append((kind, _scaled(found, across, down)))
+        if max(box) <= 1.01 * unit:
+            forms = stated, (x, y, w, h), center
+            boxes += [("boxes as fractions of the image", _scaled(b, across, down)) for b in forms]
     if shape.runs is not None:
         turned = runs_box(shape.runs, width) or (0, 0, 0, 0)
         masks.append(("RLE masks written row by row", (turned[1], turned[0], turned[3], turned[2])))
         masks.append(("inverted RLE masks", runs_box(np.concatenate([[0], shape.runs]), height)))
-    across, down = (x + x + w) / ((x0 + x1) or 1), (y + y + h) / ((y0 + y1) or 1)
-    if max(abs(across - 1), abs(down - 1)) > 0.1:
-        masks.append(("masks at another scale than their boxes", _scaled(found, across, down)))
+    left, top, right, bottom = width - x1, height - y1, width - x0, height - y0  # seen from the opposite corner
     for corners in (
-        (x0, height - y1, x1, height - y0), (width - x1, y0, width - x0, y1),
-        (width - x1, height - y1, width - x0, height - y0), (y0, width - x1, y1, width - x0),
-        (height - y1, x0, height - y0, x1),
+        (x0, top, x1, bottom), (left, y0, right, y1), (left, top, right, bottom), (y0, left, y1, right),
+        (top, x0, bottom, x1),
     ):  # fmt: skip
         masks.append(("masks turned or mirrored against their boxes", corners))
-    center = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    boxes = [("boxes written as corners", (x, y, w, h)), ("boxes given by their centers", center)]
-    for unit in 1, 100:
-        if max(box) <= 1.01 * unit:
-            scaled = [_scaled(b, width / unit, height / unit) for b in (stated, (x, y, w, h), center)]
-            boxes += [("boxes as fractions of the image", b) for b in scaled]
+    across, down = (x + x + w) / ((x0 + x1) or 1), (y + y + h) / ((y0 + y1) or 1)
+    scale = _scaled(found, across, down) if max(abs(across - 1), abs(down - 1)) > 0.1 else None
+    # what has no free parameter comes first
     fits = [kind for kind, b in masks if b and _close(b, stated, 1.5 + 0.03 * side)]
-    side = max(x1 - x0, y1 - y0)
-    fits += [kind for kind, b in boxes if _close(b, found, 1.5 + 0.03 * side)]
+    fits += [kind for kind, b in boxes if _close(b, found, 1.5 + 0.03 * max(x1 - x0, y1 - y0))]
+    fits += ["masks at another scale than their boxes"] if scale and _close(scale, stated, 0.03 * side + 0.5) else []
     if fits:
         return fits
     overlap = max(0.0, min(x1, x + w) - max(x0, x)) * max(0.0, min(y1, y + h) - max(y0, y))
@@ -229,7 +238,7 @@ class MaskAudit:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return type(value) in (int, float) and -1e300 < value < 1e300  # no NaN
 
 
 def is_box(value: Any) -> bool:

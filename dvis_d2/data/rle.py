@@ -32,7 +32,7 @@ def run_lengths(rle: Any) -> np.ndarray:
         raise ValueError(f"a run of {min(runs.min(), 0) or runs.max()} pixels" + _cause(counts))
     if (total := int(runs.sum())) != pixels:
         raise ValueError(f"its runs add up to {total}, not to {size[0]} x {size[1]} = {pixels}" + _cause(counts))
-    return runs.astype(np.int64)
+    return runs.astype(np.int64, copy=False)
 
 
 def checked_runs(rle: dict, where: str) -> np.ndarray:
