@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from .cropped_masks import CroppedMasks
-from .image_io import PIL_ERRORS, oriented_size
+from .image_io import probe_image
 from .to_coco import coco_fields
 from .validation import DatasetError
 
@@ -71,8 +71,9 @@ def some(paths: Iterable[Any]) -> str:
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width)."""
     try:
-        return oriented_size(path)[::-1]
-    except PIL_ERRORS as error:
+        info = probe_image(path)
+        return info.height, info.width
+    except OSError as error:
         raise FormatError(f"image {path} cannot be read ({error})", "copy it again, or take it out") from error
 
 
