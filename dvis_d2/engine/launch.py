@@ -96,7 +96,8 @@ def setup_cfg(
     cfg.merge_from_list(args.opts)
     custom, says = cfg.DATASETS.CUSTOM, logging.getLogger(__name__).info
     if source:
-        found = convert_folder(source, cfg.OUTPUT_DIR, keep=bool(resume))
+        started = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+        found = convert_folder(source, cfg.OUTPUT_DIR, keep=bool(resume) or started)
         custom.TRAIN_JSON, custom.VAL_JSON = found.train_json, found.val_json
         custom.TRAIN_IMAGES = custom.VAL_IMAGES = found.image_root
         says("%s", found.summary)
