@@ -34,7 +34,7 @@ def test_every_kind_of_segmentation_counts_its_pixels_and_crowds_do_not():
     runs = {"size": [40, 90], "counts": [42, 3, 40 * 90 - 45]}
     two_polygons = {"segmentation": rectangle(4, 5)["segmentation"] + [[20, 20, 30, 20, 30, 30, 20, 30]]}
     drawn = [rectangle(10, 10), {"segmentation": rle}, {"segmentation": runs}, {"segmentation": mask}, two_polygons]
-    found = data_statistics([image(*drawn, rectangle(30, 30, iscrowd=1)), image()], ["cell"])
+    found = data_statistics([image(*drawn, rectangle(30, 30, iscrowd=1)), image(), {}], ["cell"])
     areas = [100, 18, 3, 18, 120]
     expected = np.quantile(2 * np.sqrt(np.array(areas) / math.pi), [0.05, 0.5, 0.95])
     np.testing.assert_allclose(found.diameters, expected)
