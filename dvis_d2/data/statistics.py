@@ -41,7 +41,8 @@ class DataStatistics:
     def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
         """The inverse; unknown names, of a later version, are left out."""
         known = {field.name for field in dataclasses.fields(cls)} & values.keys()
-        return cls(**{k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known})
+        given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
+        return cls(**given)
 
 
 def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
@@ -90,7 +91,8 @@ def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
 
 def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
     """float64 (n,): pixels of each annotation of an image that is no crowd."""
-    segmentations = [a.get("segmentation") for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
+    objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
+    segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
     areas, rles, owners = np.zeros(len(segmentations)), [], []
     for k, segmentation in enumerate(segmentations):
         if isinstance(segmentation, np.ndarray):

@@ -66,7 +66,7 @@ def merge_tiles(
     for i in np.lexsort((-scores, ~owned, cut)).tolist():
         x0, y0, x1, y1 = boxes[i].tolist()
         cells = list(itertools.product(range(y0 // CELL, -(-y1 // CELL)), range(x0 // CELL, -(-x1 // CELL))))
-        twins, covered = [], Counter()
+        twins, covered = [], Counter[int]()
         for j in {j for cell in cells for j in grid[cell] if tile_of[j] != tile_of[i]}:
             both = np.count_nonzero(_part(boxes[i], crops[i], boxes[j]) & _part(boxes[j], crops[j], boxes[i]))
             ours, theirs = _part(boxes[i], crops[i], windows[j]), _part(boxes[j], crops[j], windows[i])
