@@ -30,6 +30,7 @@ class DataStatistics:
     # of a training, network pixels a stored pixel when the images are resized for the test: median; 5 % and 95 %
     scale: float = 0.0
     scale_range: tuple[float, ...] = (0, 0)
+    canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
     normalize: str = ""  # of a training, INPUT.NORMALIZE
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,10 +76,12 @@ def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -
     """:func:`data_statistics` of a training's images, with the scale at which its test would read them."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
     found = data_statistics(dataset_dicts, getattr(metadata, "thing_classes", ()))
-    scales = np.array([resize_factor(cfg, (d["height"], d["width"])) for d in dataset_dicts if "height" in d])
+    sizes = [(d["height"], d["width"]) for d in dataset_dicts if "height" in d and "width" in d]
+    scales = np.array([resize_factor(cfg, size) for size in sizes])
     low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
+    (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
     normalize = cfg.INPUT.get("NORMALIZE", "")
-    return dataclasses.replace(found, scale=scale, scale_range=(low, high), normalize=normalize)
+    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas, normalize=normalize)
 
 
 def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:

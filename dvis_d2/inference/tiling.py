@@ -16,7 +16,7 @@ from torch import nn
 
 from ..data.cropped_masks import CroppedMasks
 from ..data.scaling import ScaleBy, inference_scale, resize_for_test, scaled_size
-from ..data.statistics import DataStatistics
+from ..data.statistics import DataStatistics, resize_factor
 from ..modeling.meta_arch import DVIS
 from .seams import Detections, merge_tiles, tile_starts
 
@@ -52,7 +52,14 @@ class TiledInference(nn.Module):
 
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
-        return self.scale or inference_scale(self.cfg, self.statistics, size)
+        scale = self.scale or inference_scale(self.cfg, self.statistics, size)
+        if scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale):
+            return None
+        return scale
+
+    def _is_large(self, size: tuple[int, int], scale: float) -> bool:
+        tile, _ = self.tile_size(scale)
+        return bool(tile) and max(scaled_size(size, scale)) > tile
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
@@ -73,9 +80,8 @@ class TiledInference(nn.Module):
         """
         size = int(image.shape[0]), int(image.shape[1])
         scale = scale or self.scale_of(size)
-        tile, overlap = self.tile_size(scale or 1.0)
-        if scale and tile and max(scaled_size(size, scale)) > tile:
-            return {"instances": self._tiled(image, size, scale, tile, overlap)}
+        if scale and self._is_large(size, scale):
+            return {"instances": self._tiled(image, size, scale)}
         pixels = _read(image, 0, size[0], 0, size[1])
         resize = ScaleBy(scale) if scale else resize_for_test(self.cfg)
         with self._caps(self._area_ratio(size) if scale else 1.0):
@@ -89,11 +95,11 @@ class TiledInference(nn.Module):
         if not known or not known.scale:
             return largest, largest // 4
         overlap = math.ceil(2 * known.diameters[-1] * scale)
-        canvas = round(max(known.heights[1], known.widths[1]) * known.scale)
-        side = largest if self.tile else min(largest, max(canvas, 2 * overlap, MIN_TILE))
+        side = largest if self.tile else min(largest, max(round(known.canvas), 2 * overlap, MIN_TILE))
         return side, min(max(overlap, side // 8), side // 2)
 
-    def _tiled(self, image: Any, size: tuple[int, int], scale: float, tile: int, overlap: int) -> Instances:
+    def _tiled(self, image: Any, size: tuple[int, int], scale: float) -> Instances:
+        tile, overlap = self.tile_size(scale)
         side = max(1, round(tile / scale))
         shape = height, width = min(side, size[0]), min(side, size[1])
         starts = tile_starts(size[0], side, round(overlap / scale)), tile_starts(size[1], side, round(overlap / scale))

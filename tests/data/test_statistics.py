@@ -88,4 +88,4 @@ def test_a_training_adds_its_scale(cfg):
     cfg.INPUT.MIN_SIZE_TEST, cfg.DATASETS.TRAIN = 80, ("statistics_of_none",)
     found = training_statistics(cfg, [image(height=h) for h in (40, 40, 80)])
     assert (found.scale, found.class_names) == (2, ())
-    assert found.scale_range == pytest.approx((1.1, 2))
+    assert found.scale_range == pytest.approx((1.1, 2)) and found.canvas == 180

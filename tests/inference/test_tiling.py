@@ -20,6 +20,7 @@ STATISTICS = DataStatistics(
     objects_per_image=(10, 20, 30),
     scale=2.0,
     scale_range=(2, 2),
+    canvas=128,
 )
 
 
@@ -105,6 +106,14 @@ def test_scale_and_tile_are_the_users_if_given(tiny_cfg, network, options, sizes
 def test_without_statistics_it_is_resized_as_a_whole(tiny_cfg, network):
     TiledInference(tiny_cfg, network).predict(drawn(300, 500)[0])
     assert network.seen == [(128, 213)]
+
+
+def test_a_fixed_scale_is_left_to_the_loader_where_an_image_fits_a_tile(tiny_cfg, network):
+    tiny_cfg.INPUT.SCALE = 2.0
+    tiled = TiledInference(tiny_cfg, network, STATISTICS)
+    assert [tiled.scale_of((64, side)) for side in (64, 128, 129)] == [None, None, 2]
+    tiled.predict(drawn(64, 128)[0])
+    assert network.seen == [(128, 256)]
 
 
 def test_a_batch_may_hold_both_kinds(tiny_cfg, network):
