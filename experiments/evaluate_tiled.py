@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-images", type=int, default=10**6, help="validation images to use")
     parser.add_argument("--tile", type=int, help="longest side of a tile in network pixels [TEST.TILE_SIZE's rule]")
     args = parser.parse_args(argv)
-    cfg = setup_cfg(args, inference=True)
+    cfg = setup_cfg(args)  # with the training data, for their statistics
     statistics = training_statistics(cfg, [d for name in cfg.DATASETS.TRAIN for d in DatasetCatalog.get(name)])
     network = TiledInference(cfg, load_trained_model(cfg), statistics, tile=args.tile)
     entries = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)[: args.max_images]
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     truths = [ground_truth(entry, image.shape[:2]) for entry, image in zip(entries, images, strict=True)]
     single = [results_of(network.predict(image)["instances"]) for image in images]
     rows = []
-    print("   grid       pixels  objects    found     AP single s / megapixel   GiB")
+    print("| grid | side, px | objects | found | AP | single | s a megapixel | peak, GiB |\n|" + "---|" * 8)
     for k in args.grids:
         pictures = math.ceil(len(images) / k**2)
         order = np.arange(pictures * k**2).reshape(pictures, k**2) % len(images)
@@ -127,12 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "single_AP": round(alone.value(), 2),
         }
         rows.append(row)
-        size = f"{picture.shape[0]}^2"
-        print(
-            f"{k:>3} x {k:<2} {size:>11} {row['objects']:>8} {found:>8} {row['AP']:>6.1f} {row['single_AP']:>6.1f} "
-            f"{rate:>13.2f} {peak:>5.2f}",
-            flush=True,
-        )
+        figures = f"{row['objects']} | {found} | {row['AP']:.1f} | {row['single_AP']:.1f} | {rate:.2f} | {peak:.2f}"
+        print(f"| {k} x {k} | {len(picture)} | {figures} |", flush=True)
     print(json.dumps({"weights": cfg.MODEL.WEIGHTS, "rows": rows}))
 
 

@@ -61,9 +61,9 @@ def set_start_iter(loader: DataLoader, start_iter: int) -> None:
 
 
 def loaded_dicts(loader: DataLoader) -> list[dict]:
-    """The dataset dicts of a loader of :func:`build_train_loader`."""
-    stream: Any = loader.dataset
-    return list(stream.dataset.dataset)
+    """The dataset dicts of a loader of :func:`build_train_loader`, none of another."""
+    samples = getattr(getattr(loader, "dataset", None), "dataset", None)
+    return list(samples.dataset) if isinstance(samples, SeededDataset) else []
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from .statistics import DataStatistics, resize_factor
 
 # Objects that are a fifth of their image: it is a photograph of them, and of a larger photograph they are a fifth too.
 LARGE_OBJECTS = 0.2
-MUCH_LARGER = 4  # than the images of the training: an image whose objects a network may not find
+MUCH_LARGER = 4  # than the images of the training: a network may not find the objects
 
 
 class ScaleBy(T.Augmentation):
@@ -22,17 +22,16 @@ class ScaleBy(T.Augmentation):
         self.factor = factor
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        height, width = image.shape[:2]
-        return T.ResizeTransform(height, width, *scaled_size((height, width), self.factor))
+        size = image.shape[:2]
+        return T.ResizeTransform(*size, *scaled_size(size, self.factor))
 
 
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    height, width = size
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def resize_for_test(cfg: CfgNode) -> T.Augmentation:
-    """The resize of whole images in the test, by ``INPUT.SCALE`` or to ``MIN_SIZE_TEST``."""
+    """Of whole images, by ``INPUT.SCALE`` or to ``MIN_SIZE_TEST``."""
     if cfg.INPUT.SCALE:
         return ScaleBy(cfg.INPUT.SCALE)
     return T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
@@ -51,17 +50,12 @@ def inference_scale(cfg: CfgNode, statistics: DataStatistics | None, size: tuple
     if cfg.INPUT.SCALE:
         return cfg.INPUT.SCALE
     factor = resize_factor(cfg, size)
-    known = statistics if statistics and statistics.scale else None
-    low, high = known.scale_range if known else (1.0, math.inf)
-    if known and known.relative_diameters[-1] < LARGE_OBJECTS:
+    low, high = statistics.scale_range if statistics and statistics.scale else (1.0, math.inf)
+    if statistics and statistics.scale and statistics.relative_diameters[-1] < LARGE_OBJECTS:
         closest = min(max(factor, low), high)
         return None if math.isclose(closest, factor) else closest
     if factor * MUCH_LARGER < low:
-        seen = "the training's images" if known else "the test size"
-        log_first_n(
-            logging.WARNING,
-            f"An image of {size[1]} x {size[0]} pixels is read {factor:.2g} times its size, since it is much larger "
-            f"than {seen}: small objects in it are missed. Give INPUT.SCALE to read it in tiles at that scale",
-            key="caller",
-        )
+        found = f"An image of {size[1]} x {size[0]} pixels is read {factor:.2g} times its size, those of the training"
+        advice = f"{low:.2g} times: small objects are missed. INPUT.SCALE {low:.2g} reads it in tiles"
+        log_first_n(logging.WARNING, f"{found} {advice}", key="caller")
     return None

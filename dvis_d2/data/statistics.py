@@ -11,7 +11,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .annotations import read_annotations
-from .image_io import probe_image
 
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
 
@@ -31,6 +30,7 @@ class DataStatistics:
     # of a training, network pixels a stored pixel when the images are resized for the test: median; 5 % and 95 %
     scale: float = 0.0
     scale_range: tuple[float, ...] = (0, 0)
+    canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
     normalize: str = ""  # of a training, INPUT.NORMALIZE
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,28 +47,28 @@ class DataStatistics:
 
 
 def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
-    """Of dataset dicts in Detectron2's format. Of data that keep their masks in files, at most `MAX_LABEL_FILES` images
-    count. An object in several polygons has the sum of their areas.
+    """Of the dataset dicts in Detectron2's format that have "height" and "width"; of those with masks in files, at most
+    `MAX_LABEL_FILES` count. An object in several polygons has the sum of their areas.
 
     ValueError or FileNotFoundError, naming the file, where a segmentation or a label file cannot be used.
     """
-    chosen = [d for d in dataset_dicts if "instance_label_file" not in d]
-    in_files = [d for d in dataset_dicts if "instance_label_file" in d]
+    of_size = [d for d in dataset_dicts if "height" in d and "width" in d]
+    in_files = [d for d in of_size if "instance_label_file" in d]
+    chosen = [d for d in of_size if "instance_label_file" not in d]
     chosen += in_files[:: math.ceil(len(in_files) / MAX_LABEL_FILES) or 1]
-    sizes = np.array([_size(d) for d in chosen], dtype=np.float64).reshape(-1, 2)
-    areas = [object_areas(d, _size(d)) for d in chosen]
+    heights, widths = (np.array([d[side] for d in chosen]) for side in ("height", "width"))
+    areas = [object_areas(d) for d in chosen]
     counts = np.array([len(a) for a in areas], dtype=np.int64)
     diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *areas]) / math.pi)
-    relative = diameters / np.repeat(np.sqrt(sizes.prod(axis=1)), counts)
     return DataStatistics(
         num_images=len(chosen),
         num_objects=len(diameters),
         class_names=tuple(class_names),
-        heights=_quantiles(sizes[:, 0], (0, 0.5, 1)),
-        widths=_quantiles(sizes[:, 1], (0, 0.5, 1)),
-        diameters=_quantiles(diameters, (0.05, 0.5, 0.95)),
-        relative_diameters=_quantiles(relative, (0.05, 0.5, 0.95)),
-        objects_per_image=_quantiles(counts, (0.5, 0.95, 1)),
+        heights=_quantiles(heights, 0, 0.5, 1),
+        widths=_quantiles(widths, 0, 0.5, 1),
+        diameters=_quantiles(diameters, 0.05, 0.5, 0.95),
+        relative_diameters=_quantiles(diameters / np.repeat(np.sqrt(heights * widths), counts), 0.05, 0.5, 0.95),
+        objects_per_image=_quantiles(counts, 0.5, 0.95, 1),
     )
 
 
@@ -76,52 +76,39 @@ def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -
     """:func:`data_statistics` of a training's images, with the scale at which its test would read them."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
     found = data_statistics(dataset_dicts, getattr(metadata, "thing_classes", ()))
-    scales = np.array([resize_factor(cfg, _size(d)) for d in dataset_dicts])
-    return dataclasses.replace(
-        found,
-        scale=_quantiles(scales, (0.5,))[0],
-        scale_range=_quantiles(scales, (0.05, 0.95)),
-        normalize=str(cfg.INPUT.get("NORMALIZE", "")),
-    )
+    sizes = [(d["height"], d["width"]) for d in dataset_dicts if "height" in d and "width" in d]
+    scales = np.array([resize_factor(cfg, size) for size in sizes])
+    low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
+    (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
+    normalize = cfg.INPUT.get("NORMALIZE", "")
+    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas, normalize=normalize)
 
 
 def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
     """What the test resize multiplies an image of `size` (height, width) with: ``INPUT.SCALE``, or what makes its sides
     ``MIN_SIZE_TEST`` and at most ``MAX_SIZE_TEST``."""
-    if cfg.INPUT.SCALE:
-        return float(cfg.INPUT.SCALE)
-    if not cfg.INPUT.MIN_SIZE_TEST:
-        return 1.0
+    if cfg.INPUT.SCALE or not cfg.INPUT.MIN_SIZE_TEST:
+        return float(cfg.INPUT.SCALE or 1)
     return min(cfg.INPUT.MIN_SIZE_TEST / min(size), cfg.INPUT.MAX_SIZE_TEST / max(size))
 
 
-def object_areas(dataset_dict: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """float64 (n,): pixels of each annotation of an image of `size` (height, width) that is no crowd."""
-    segmentations = [a.get("segmentation") for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
-    areas = np.zeros(len(segmentations))
-    rles: list[dict] = []
-    owners: list[int] = []
+def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
+    """float64 (n,): pixels of each annotation of an image that is no crowd."""
+    objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
+    segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
+    areas, rles, owners = np.zeros(len(segmentations)), [], []
     for k, segmentation in enumerate(segmentations):
         if isinstance(segmentation, np.ndarray):
             areas[k] = np.count_nonzero(segmentation)
-        elif isinstance(segmentation, list):
-            polygons = [p for p in segmentation if len(p) >= 6]
-            rles += mask_util.frPyObjects(polygons, *size) if polygons else []
-            owners += [k] * len(polygons)
-        elif isinstance(segmentation, dict):
-            uncompressed = isinstance(segmentation["counts"], list)
-            rles.append(mask_util.frPyObjects(segmentation, *size) if uncompressed else segmentation)
-            owners.append(k)
+            continue
+        parts = [p for p in segmentation if len(p) >= 6] if isinstance(segmentation, list) else [segmentation]
+        if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+            parts = mask_util.frPyObjects(parts, dataset_dict["height"], dataset_dict["width"]) if parts else []
+        rles += parts
+        owners += [k] * len(parts)
     np.add.at(areas, owners, mask_util.area(rles) if rles else [])
     return areas
 
 
-def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
-    if "height" in dataset_dict and "width" in dataset_dict:
-        return dataset_dict["height"], dataset_dict["width"]
-    info = probe_image(dataset_dict["file_name"])
-    return info.height, info.width
-
-
-def _quantiles(values: np.ndarray, shares: Sequence[float]) -> tuple[float, ...]:
+def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:
     return tuple(np.quantile(values, shares).tolist()) if len(values) else (0.0,) * len(shares)

@@ -179,7 +179,7 @@ class Trainer(DefaultTrainer):
             def build_test_loader(cls, cfg, dataset_name):
                 return super().build_test_loader(cfg, dataset_name, network.scale_of)
 
-        return super(Trainer, TiledTest).test(cfg, network, evaluators)  # type: ignore[misc]
+        return DefaultTrainer.test.__func__(TiledTest, cfg, network, evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:

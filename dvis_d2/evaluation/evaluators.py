@@ -11,6 +11,7 @@ from unittest import mock
 
 import detectron2.evaluation as d2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
@@ -129,6 +130,12 @@ class _NumPy2LVISEvaluator(d2.LVISEvaluator):
 class _NumPy2CityscapesEvaluator(d2.CityscapesInstanceEvaluator):
     """cityscapesscripts 2.3.0 needs ``np.in1d``, which NumPy 2.4 took out, and cannot write NumPy 2.4's integers into
     its ``matches.json`` (which it would leave in the working directory)."""
+
+    def process(self, inputs, outputs):
+        for output in outputs:
+            if isinstance(masks := output["instances"].pred_masks, CroppedMasks):
+                output["instances"].pred_masks = torch.from_numpy(masks.numpy())
+        super().process(inputs, outputs)
 
     def evaluate(self) -> dict | None:
         from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as scripts

@@ -2,9 +2,10 @@
 whole or in overlapping tiles."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +15,13 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..data.cropped_masks import CroppedMasks
-from ..data.scaling import inference_scale, resize_for_test, scaled_size
-from ..data.statistics import DataStatistics
+from ..data.scaling import ScaleBy, inference_scale, resize_for_test, scaled_size
+from ..data.statistics import DataStatistics, resize_factor
 from ..modeling.meta_arch import DVIS
 from .seams import Detections, merge_tiles, tile_starts
 
 CUT_MARGIN = 2  # network pixels: a mask that ends so near a tile's border is cut by it
 MIN_TILE = 256  # network pixels
-
-
-class Windows(Protocol):
-    """An image too large to hold."""
-
-    shape: tuple[int, int]
-
-    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray: ...  # uint8 (y1 - y0, x1 - x0, 3)
 
 
 class TiledInference(nn.Module):
@@ -59,7 +52,14 @@ class TiledInference(nn.Module):
 
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
-        return self.scale or inference_scale(self.cfg, self.statistics, size)
+        scale = self.scale or inference_scale(self.cfg, self.statistics, size)
+        if scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale):
+            return None
+        return scale
+
+    def _is_large(self, size: tuple[int, int], scale: float) -> bool:
+        tile, _ = self.tile_size(scale)
+        return bool(tile) and max(scaled_size(size, scale)) > tile
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
@@ -71,30 +71,21 @@ class TiledInference(nn.Module):
         ]
 
     @torch.no_grad()
-    def predict(
-        self, image: np.ndarray | Windows, *, scale: float | None = None, label_map: bool = False
-    ) -> dict[str, Any]:
-        """The detections in an image, uint8 (H, W, 3), channels as ``INPUT.FORMAT``, or a file read in windows.
+    def predict(self, image: Any, *, scale: float | None = None, label_map: bool = False) -> dict[str, Any]:
+        """The detections in an image, uint8 (H, W, 3) with channels as ``INPUT.FORMAT``, or :class:`ImageWindows`,
+        which has a ``shape`` and is read by ``read(y0, y1, x0, x1)``.
 
         "instances" have ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_masks``, :class:`CroppedMasks`, best
         first. With `label_map`, if the image is read as a whole, also what :meth:`DVIS.inference` calls intermediate.
         """
         size = int(image.shape[0]), int(image.shape[1])
         scale = scale or self.scale_of(size)
-        network_size = scaled_size(size, scale) if scale else (0, 0)
-        tile, overlap = self.tile_size(scale or 1.0)
-        if tile and scale and max(network_size) > tile:
-            return {"instances": self._tiled(image, size, scale, tile, overlap)}
+        if scale and self._is_large(size, scale):
+            return {"instances": self._tiled(image, size, scale)}
         pixels = _read(image, 0, size[0], 0, size[1])
-        transform = (
-            T.ResizeTransform(*size, *network_size) if scale else resize_for_test(self.cfg).get_transform(pixels)
-        )
+        resize = ScaleBy(scale) if scale else resize_for_test(self.cfg)
         with self._caps(self._area_ratio(size) if scale else 1.0):
-            output = self._run(transform.apply_image(pixels), size, intermediate=label_map)
-        instances = output["instances"].to("cpu")
-        if isinstance(masks := instances.pred_masks, torch.Tensor):
-            instances.pred_masks = CroppedMasks.from_masks(masks)
-        return output | {"instances": instances}
+            return self._run(resize.get_transform(pixels).apply_image(pixels), size, intermediate=label_map)
 
     def tile_size(self, scale: float) -> tuple[int, int]:
         """Side and overlap of tiles, in network pixels: the canvas of the training's images, up to
@@ -104,42 +95,38 @@ class TiledInference(nn.Module):
         if not known or not known.scale:
             return largest, largest // 4
         overlap = math.ceil(2 * known.diameters[-1] * scale)
-        canvas = round(max(known.heights[1], known.widths[1]) * known.scale)
-        side = largest if self.tile else min(largest, max(canvas, 2 * overlap, MIN_TILE))
+        side = largest if self.tile else min(largest, max(round(known.canvas), 2 * overlap, MIN_TILE))
         return side, min(max(overlap, side // 8), side // 2)
 
-    def _tiled(
-        self, image: np.ndarray | Windows, size: tuple[int, int], scale: float, tile: int, overlap: int
-    ) -> Instances:
-        side, shared = max(1, round(tile / scale)), round(overlap / scale)
-        tile_shape = min(side, size[0]), min(side, size[1])
-        starts = tile_starts(size[0], side, shared), tile_starts(size[1], side, shared)
+    def _tiled(self, image: Any, size: tuple[int, int], scale: float) -> Instances:
+        tile, overlap = self.tile_size(scale)
+        side = max(1, round(tile / scale))
+        shape = height, width = min(side, size[0]), min(side, size[1])
+        starts = tile_starts(size[0], side, round(overlap / scale)), tile_starts(size[1], side, round(overlap / scale))
         # whole tiles all have one size for the network, whatever the rounding
-        network = tuple(tile if own == side else scaled_size((own, own), scale)[0] for own in tile_shape)
-        found = []
-        with self._caps(self._area_ratio(tile_shape)):
-            for y in starts[0]:
-                for x in starts[1]:
-                    pixels = _read(image, y, y + tile_shape[0], x, x + tile_shape[1])
-                    resized = T.ResizeTransform(*tile_shape, *network).apply_image(pixels)
-                    instances = self._run(resized, tile_shape)["instances"].to("cpu")
-                    own = instances.pred_masks
-                    own = CroppedMasks.from_masks(own) if isinstance(own, torch.Tensor) else own
-                    masks = CroppedMasks(size, own.boxes + np.array([x, y, x, y]), own.crops)
-                    found.append(Detections(masks, instances.scores.numpy(), instances.pred_classes.numpy()))
-        merged = merge_tiles(size, starts, tile_shape, found, margin=max(1, round(CUT_MARGIN / scale)))
-        return Instances(
-            size,
-            pred_boxes=Boxes(torch.from_numpy(merged.masks.boxes).float()),
-            scores=torch.from_numpy(merged.scores),
-            pred_classes=torch.from_numpy(merged.classes),
-            pred_masks=merged.masks,
-        )
+        network = [tile if own == side else other for own, other in zip(shape, scaled_size(shape, scale), strict=True)]
+        resize, found = T.ResizeTransform(*shape, *network), []
+        with self._caps(self._area_ratio(shape)):
+            for y, x in itertools.product(*starts):
+                pixels = resize.apply_image(_read(image, y, y + height, x, x + width))
+                instances = self._run(pixels, shape)["instances"]
+                masks = instances.pred_masks
+                masks = CroppedMasks(size, masks.boxes + np.array([x, y, x, y]), masks.crops)
+                found.append(Detections(masks, instances.scores.numpy(), instances.pred_classes.numpy()))
+        merged = merge_tiles(size, starts, shape, found, margin=max(1, round(CUT_MARGIN / scale)))
+        boxes = Boxes(torch.from_numpy(merged.masks.boxes))
+        scores, classes = torch.from_numpy(merged.scores), torch.from_numpy(merged.classes)
+        return Instances(size, pred_boxes=boxes, scores=scores, pred_classes=classes, pred_masks=merged.masks)
 
     def _run(self, pixels: np.ndarray, size: tuple[int, int], intermediate: bool = False) -> dict[str, Any]:
+        """What the model finds in its input, at an output size, on the CPU, masks inside their boxes."""
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         inputs = {"image": tensor, "height": size[0], "width": size[1]}
-        return self.model.inference([inputs], intermediate=intermediate)[0]
+        output = self.model.inference([inputs], intermediate=intermediate)[0]
+        instances = output["instances"].to("cpu")
+        if isinstance(instances.pred_masks, torch.Tensor):
+            instances.pred_masks = CroppedMasks.from_masks(instances.pred_masks)
+        return output | {"instances": instances}
 
     def _area_ratio(self, size: tuple[int, int]) -> float:
         """How much larger than the training's images the pixels are that the network sees at once; at least 1."""
@@ -162,5 +149,5 @@ class TiledInference(nn.Module):
             heads.max_detections, grouping["max_proposals"] = before
 
 
-def _read(image: np.ndarray | Windows, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+def _read(image: Any, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
     return image[y0:y1, x0:x1] if isinstance(image, np.ndarray) else image.read(y0, y1, x0, x1)

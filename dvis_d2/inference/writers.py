@@ -67,8 +67,8 @@ class SourceWriter:
         if "geojson" in wanted:
             Path(self._path("geojson", f"{end}.geojson")).write_text(json.dumps(result.to_geojson()), encoding="utf-8")
         if "masks" in wanted:
-            for number, mask in enumerate(result.masks, start=1):
-                Image.fromarray(mask).save(self._path("masks", f"{end}/{number:04d}.png"))
+            for number in range(1, len(result) + 1):
+                Image.fromarray(result.masks[number - 1]).save(self._path("masks", f"{end}/{number:04d}.png"))
         if "overlay" in wanted and source.is_video:
             self._add_to_video(np.asarray(result.plot()), frame.fps)
         elif "overlay" in wanted:

@@ -3,16 +3,11 @@
 Shapes: K masks, M x M the mask head's output, (h, w) the label map's grid, (H, W) the network's input without padding.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
 from detectron2.layers import paste_masks_in_image
-from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..data.cropped_masks import CroppedMasks, tight_box
-from .masks import upsample_soft_masks, upsampled_crops
+from .masks import upsample_soft_masks
 from .proposal_generator import make_proposals
 
 MASK_SOURCES = ("head", "label_map")
@@ -41,30 +36,6 @@ def final_masks(
     return _paste(mask_probs, boxes, image_size, output_size)
 
 
-def final_crops(
-    soft_masks: Tensor,
-    mask_probs: Tensor,
-    boxes: Tensor,
-    *,
-    source: str,
-    stride: int,
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-) -> CroppedMasks:
-    """The masks of :func:`final_masks`, which never exist as a whole; on the CPU, with tight boxes."""
-    if source == "label_map":
-        drawn = upsampled_crops(soft_masks, stride=stride, image_size=image_size, output_size=output_size)
-    else:
-        drawn = _pasted_crops(mask_probs.cpu(), _scaled(boxes.cpu(), image_size, output_size), output_size)
-    found, crops = [], []
-    for rows, columns, mask in drawn:
-        crop = mask.cpu().numpy()
-        x0, y0, x1, y1 = tight_box(crop)
-        found.append((columns.start + x0, rows.start + y0, columns.start + x1, rows.start + y1))
-        crops.append(crop[y0:y1, x0:x1].copy())
-    return CroppedMasks(output_size, np.array(found, dtype=np.int64), crops)
-
-
 def refined_proposals(proposals: Instances, mask_probs: Tensor, *, stride: int) -> Instances:
     """The mask head's masks of one image's proposals, with their fields; empty ones are left out.
 
@@ -81,19 +52,6 @@ def refined_proposals(proposals: Instances, mask_probs: Tensor, *, stride: int) 
 
 def _paste(mask_probs: Tensor, boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
     """bool (K, Ho, Wo): masks inside boxes of an image of one size, drawn at another."""
-    boxes = _scaled(boxes, image_size, output_size)
-    return paste_masks_in_image(mask_probs, boxes, output_size, threshold=0.5).bool()
-
-
-def _pasted_crops(
-    mask_probs: Tensor, boxes: Tensor, output_size: tuple[int, int]
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """As :func:`.masks.upsampled_crops`, by what ``paste_masks_in_image`` does to each mask on a CPU."""
-    for k in range(len(boxes)):
-        values, (rows, columns) = _do_paste_mask(mask_probs[k : k + 1, None], boxes[k : k + 1], *output_size)
-        yield slice(int(rows.start), int(rows.stop)), slice(int(columns.start), int(columns.stop)), values[0] >= 0.5
-
-
-def _scaled(boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
     scale_y, scale_x = output_size[0] / image_size[0], output_size[1] / image_size[1]
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    return paste_masks_in_image(mask_probs, boxes, output_size, threshold=0.5).bool()

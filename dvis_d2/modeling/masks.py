@@ -8,7 +8,6 @@ image's pixels [i * stride, (i + 1) * stride) x [j * stride, (j + 1) * stride).
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -116,23 +115,14 @@ def upsample_soft_masks(
     without padding, is scaled to `output_size`, (Ho, Wo).
     """
     output_size = output_size or image_size
-    result = torch.zeros((len(soft), *output_size), dtype=torch.bool, device=soft.device)
-    crops = upsampled_crops(soft, stride=stride, image_size=image_size, output_size=output_size)
-    for mask, (rows, columns, crop) in zip(result, crops, strict=True):
-        mask[rows, columns] = crop
-    return result
-
-
-def upsampled_crops(
-    soft: Tensor, *, stride: float, image_size: tuple[int, int], output_size: tuple[int, int]
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Of each mask of :func:`upsample_soft_masks` the rows and columns around it, and what is there, bool."""
     scale = [stride * out / size for out, size in zip(output_size, image_size, strict=True)]  # output pixels a cell
+    result = torch.zeros((len(soft), *output_size), dtype=torch.bool, device=soft.device)
     boxes = mask_boxes(soft > 0).int()
     for k, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-        top, bottom = _output_range(y0, y1, soft.shape[1], scale[0], output_size[0]) if x1 > x0 else (0, 0)
-        left, right = _output_range(x0, x1, soft.shape[2], scale[1], output_size[1]) if x1 > x0 else (0, 0)
-        crop = torch.zeros((bottom - top, right - left), dtype=torch.bool, device=soft.device)
+        if x1 <= x0:
+            continue
+        top, bottom = _output_range(y0, y1, soft.shape[1], scale[0], output_size[0])
+        left, right = _output_range(x0, x1, soft.shape[2], scale[1], output_size[1])
         columns = _normalized(left, right, soft.shape[2], scale[1], soft.device)
         step = max(1, _CHUNK // max(1, right - left))
         for start in range(top, bottom, step):
@@ -142,8 +132,8 @@ def upsampled_crops(
             values = F.grid_sample(
                 soft[None, k, None].float(), points[None], padding_mode="border", align_corners=False
             )
-            crop[start - top : end - top] = values[0, 0] >= 0.5
-        yield slice(top, bottom), slice(left, right), crop
+            result[k, start:end, left:right] = values[0, 0] >= 0.5
+    return result
 
 
 def _output_range(start: int, end: int, cells: int, scale: float, size: int) -> tuple[int, int]:

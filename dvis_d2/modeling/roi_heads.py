@@ -1,5 +1,4 @@
 import logging
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
+from ..data.cropped_masks import CroppedMasks
 from .detections import NMS_KINDS, detect
-from .mask_pasting import MASK_SOURCES, final_crops, final_masks, refined_proposals
+from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
 from .masks import mask_boxes, mask_iou
 from .options import check_range
 from .proposal_generator import CAPPED
@@ -255,19 +255,21 @@ class DVISROIHeads(ROIHeads):
         """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width), or
         :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, and tight ``pred_boxes``; a detection whose
         mask is empty is dropped."""
-        large = len(result) * height * width > MAX_WHOLE_MASKS
-        masks: Any = (final_crops if large else final_masks)(
-            result.soft_masks,
-            result.mask_probs,
-            result.pred_boxes.tensor,
-            source=self.mask_source,
-            stride=self.map_stride,
-            image_size=result.image_size,
-            output_size=(height, width),
-        )
-        boxes = Boxes(torch.from_numpy(masks.boxes).to(result.scores) if large else mask_boxes(masks))
+        step = max(1, MAX_WHOLE_MASKS // (height * width))
+        found = [self._draw(result[k : k + step], (height, width)) for k in range(0, max(1, len(result)), step)]
+        if len(found) == 1:
+            return found[0]
+        for part in found:
+            part.pred_masks = CroppedMasks.from_masks(part.pred_masks)
+        return Instances.cat(found)
+
+    def _draw(self, result: Instances, size: tuple[int, int]) -> Instances:
+        drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
+        sizes = {"image_size": result.image_size, "output_size": size}
+        masks = final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
+        boxes = Boxes(mask_boxes(masks))
         found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
-        return Instances((height, width), pred_boxes=boxes, **found)[boxes.nonempty()]
+        return Instances(size, pred_boxes=boxes, **found)[boxes.nonempty()]
 
     def _with_verdicts(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         cls_logits, ious = self._class_and_iou(features, proposals)
