@@ -83,7 +83,9 @@ def _stretched(values: np.ndarray) -> tuple[float, float]:
     if low == high:  # no noise, hardly an object
         low, high = float(values.min()), float(values.max())
     steps = np.abs(np.diff(values, axis=1))
-    noise = float(np.median(steps)) / 0.954 if steps.size else 0  # the median of |a - b| of normal a and b is 0.954 sigma
+    noise = (
+        float(np.median(steps)) / 0.954 if steps.size else 0
+    )  # the median of |a - b| of normal a and b is 0.954 sigma
     spread = high - low
     high = low + min(max(spread, NOISE_RANGE * noise), 3 * spread)  # 3: texture is no noise, and must not get black
     return low, high if high > low else np.inf  # one value: black
