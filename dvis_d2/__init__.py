@@ -5,9 +5,14 @@ heads ``DVISROIHeads`` and the built-in data sets. Without Detectron2, ``dvis_d2
 ``dvis_d2.modeling.mean_shift`` still work.
 """
 
+import importlib
+import os
 import warnings
 
-from ._detectron2 import has_detectron2, require_detectron2
+# Before torch is loaded: OpenMP's threads, which spin while they wait, make a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from ._detectron2 import has_detectron2, require_detectron2  # noqa: E402
 
 __version__ = "0.2.0"
 
@@ -17,9 +22,14 @@ if has_detectron2():
         require_detectron2()
         from . import data, modeling
         from .config import add_dvis_config
+
+    def __getattr__(name: str):
+        if name in ("load", "train", "Model"):  # not imported before they are used: they need the engine
+            return getattr(importlib.import_module(".api", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 else:
 
     def __getattr__(name: str):
-        if name in ("add_dvis_config", "data", "engine"):
+        if name in ("add_dvis_config", "data", "engine", "load", "train", "Model"):
             require_detectron2()
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

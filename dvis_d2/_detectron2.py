@@ -7,7 +7,7 @@ import shlex
 import sys
 import sysconfig
 
-# What the plugin imports of Detectron2; not `model_zoo`, whose import warns about `pkg_resources` in every process.
+# What the plugin imports of Detectron2; not `model_zoo`, which needs `pkg_resources`, gone since setuptools 81.
 _PARTS = "config data modeling evaluation engine projects.deeplab utils.visualizer"
 PARTS = tuple(f"detectron2.{part}" for part in _PARTS.split())
 
@@ -19,7 +19,6 @@ OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 _REQUIREMENTS = {
     "torch": "torch torchvision",  # a pair: each torchvision release fits one torch release
     "torchvision": "torch torchvision",
-    "pkg_resources": '"setuptools<81"',  # 81 removed it, and detectron2.model_zoo imports it
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "hydra": "hydra-core",
@@ -48,13 +47,11 @@ def _pip(*arguments: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip {' '.join(arguments)}"
 
 
-_INSTALL_COMMAND = _pip("install", '"setuptools<81"') + " && " + _pip(*map(shlex.quote, build_arguments()))
-
 INSTALL_HINT = f"""\
 dvis_d2 needs Detectron2, which {sys.executable} does not find. (dvis_d2.modeling.losses and
 dvis_d2.modeling.mean_shift work without it.) Install it with one of
   make install    (in the checkout of dvis_d2: makes .venv with everything in it)
-  {_INSTALL_COMMAND}
+  {shlex.quote(sys.executable)} -m dvis_d2.install_detectron2    (takes {BUILD}, a build of its main branch)
   {_pip("install", "--no-build-isolation", OFFICIAL)}    (needs git and a C++ compiler)"""
 
 
@@ -64,7 +61,7 @@ def explain_import_error(error: BaseException) -> str:
     root = missing.partition(".")[0]
     if missing == "detectron2":
         return INSTALL_HINT
-    advice, command = "Install it again", _INSTALL_COMMAND
+    advice, command = "Install it again", _pip(*map(shlex.quote, build_arguments()))
     if root == "detectron2":
         advice = (
             f"The package that Python finds ({', '.join(sys.modules[root].__path__)}) has no {missing}: it is "

@@ -8,6 +8,9 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.utils.file_io import PathManager
+
+from .safe_io import parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 RENAMED_KEYS = {
@@ -59,6 +62,10 @@ def add_dvis_config(cfg: CN) -> None:
     # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none
     cfg.INPUT.COLOR_JITTER = 0.0
 
+    # images times this in training and test, whatever their size: objects keep the size they have in pixels, as in
+    # microscopy; 0 = to the sizes MIN_SIZE_*, so that objects grow with the image, as in photographs
+    cfg.INPUT.SCALE = 0.0
+
     # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: configs/shapes)
     cfg.SOLVER.OPTIMIZER = "SGD"
     # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
@@ -66,9 +73,21 @@ def add_dvis_config(cfg: CN) -> None:
     # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
     cfg.SOLVER.EMA_DECAY = 0.0
 
+    # longest side, in network pixels, of what the network sees at once of an image that is read at the training's scale
+    # (docs/guide/crowds.md); larger ones are read in overlapping tiles. 0 = always whole
+    cfg.TEST.TILE_SIZE = 1024
+
+    # end the training after so many validations without a better AP, 0 = never; for own data TEST.EVAL_PERIOD 0 means
+    # ten validations a training, on some images, and -1 none but the final evaluation
+    cfg.TEST.EARLY_STOPPING = 0
     # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
     # prediction take from there (docs/guide/tuning.md has what it gains)
     cfg.TEST.TUNE_THRESHOLDS = False
+
+    # build_timm_fpn_backbone: the name of a model of the library timm, and whether a training starts from its weights
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = ""
+    cfg.MODEL.TIMM.PRETRAINED = False
 
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
@@ -153,15 +172,35 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2
 
 
+def _with_bases(path: str, inner: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Dotted keys and values of a file over those of its ``_BASE_``; `inner` are the files that name it."""
+    if path in inner:
+        raise ValueError(f"{path} is its own _BASE_\nremove that line")
+    with PathManager.open(path, "rb") as file:
+        content = parse_yaml(file.read(), path)
+    bases = content.pop("_BASE_", [])
+    values: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base = os.path.expanduser(base)
+        values |= _with_bases(base if "://" in base else os.path.join(os.path.dirname(path), base), (*inner, path))
+    return values | dict(flat(content))
+
+
 def load_config(cfg: CN, path: str) -> None:
     """Merge a YAML file with its bases into a config, in place; keys of version 0.1.0 are taken by their new names.
-    KeyError for an unknown key, ValueError for one that is gone and is set to a value that had an effect."""
-    loaded = {RENAMED_KEYS.get(key, key): v for key, v in flat(CN.load_yaml_with_base(path, allow_unsafe=True))}
+    KeyError for an unknown key, ValueError for one that is gone and is set to a value that had an effect, or for a file
+    that is no plain YAML: no tag in it is run."""
+    merge_values(cfg, _with_bases(path), path)
+
+
+def merge_values(cfg: CN, values: Mapping[str, Any], name: str) -> None:
+    """:func:`load_config` of dotted keys and values, which come from `name`."""
+    loaded = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
     for key in loaded.keys() & REMOVED_KEYS.keys():
         value, neutral = loaded.pop(key), REMOVED_KEYS[key]
         if value != neutral:
             advice = f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
-            raise ValueError(f"{path}: {key} is {value!r}, which no longer exists\n{advice}")
+            raise ValueError(f"{name}: {key} is {value!r}, which no longer exists\n{advice}")
     cfg.merge_from_other_cfg(CN(nested(loaded)))
 
 
@@ -188,11 +227,15 @@ def find_config(path: str) -> str:
     "nuclei/nuclei.yaml"; if there is neither, the FileNotFoundError lists the packaged ones."""
     if os.path.isfile(path) or "://" in path:
         return path
-    folder = _PACKAGE / "configs"
-    if not folder.is_dir():  # in a checkout it is beside the package, not inside
-        folder = _PACKAGE.parent / "configs"
-    packaged = folder / path.removeprefix("./").removeprefix("configs/")
-    if packaged.is_file():
-        return str(packaged)
+    folder = packaged("configs")
+    found = folder / path.removeprefix("./").removeprefix("configs/")
+    if found.is_file():
+        return str(found)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml") if not p.name.startswith("Base"))
     raise FileNotFoundError(f"there is no config file {path}; dvis_d2 comes with {', '.join(names)}")
+
+
+def packaged(folder: str) -> Path:
+    """A folder that comes with dvis_d2: in a checkout it is beside the package, not inside."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder

@@ -27,7 +27,7 @@ AT_ONCE = 2
 TITLES = {"dvis": "DVIS", "mask_rcnn": "Mask R-CNN"}
 RATES = (0.0003, 0.001, 0.003)
 MEASURE_SHARE = 0.15  # of the training time, to learn how long an iteration takes
-TRAINING = ("VIS_PERIOD", "0", "TEST.EVAL_PERIOD", "0")  # nothing but training steps
+TRAINING = ("VIS_PERIOD", "0", "TEST.EVAL_PERIOD", "-1")  # nothing but training steps
 
 
 def get_parser() -> argparse.ArgumentParser:

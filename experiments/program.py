@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
+from dvis_d2.checkpoint import DVISCheckpointer
 from dvis_d2.engine import Trainer
 
 
@@ -32,5 +32,5 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     if not cfg.DATASETS.TEST:
         raise SystemExit("DATASETS.TEST is empty: append DATASETS.TEST and the data set to evaluate on")
     model = Trainer.build_model(cfg).eval()
-    DetectionCheckpointer(model).load(weights)
+    DVISCheckpointer(model).load(weights)
     return model

@@ -105,6 +105,18 @@ def tiny_cfg(tiny_args, tmp_path):
 
 
 @pytest.fixture
+def untrained_cfg(tiny_cfg, tmp_path):
+    """``tiny_cfg`` with the stored weights of an untrained network."""
+    from dvis_d2.checkpoint import DVISCheckpointer, checkpoint_info
+    from dvis_d2.engine import Trainer
+
+    model = Trainer.build_model(tiny_cfg)
+    DVISCheckpointer(model, str(tmp_path), info=checkpoint_info(tiny_cfg)).save("model_final")
+    tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    return tiny_cfg
+
+
+@pytest.fixture
 def perfect(tiny_cfg, tiny_coco):
     """The ground truth of ``custom_val`` as detections in contiguous classes, one list an image, by image id."""
     from dvis_d2.tuning import CocoScorer

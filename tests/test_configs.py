@@ -23,7 +23,11 @@ def load(name, *options):
 
 def is_heavy(path):
     """Large networks that step as another, quicker config does: always built, but stepped by `make test-slow` only."""
-    return path.parent.name in ("lvis", "cityscapes") or path.name in ("sbd.yaml", "dvis_R101.yaml")
+    return path.parent.name in ("lvis", "cityscapes") or path.name in (
+        "sbd.yaml",
+        "dvis_R101.yaml",
+        "photos_convnext.yaml",
+    )
 
 
 HEAVY = [p for p in CONFIGS if is_heavy(p)]
@@ -35,11 +39,11 @@ def test_heavy_configs_build(path):
     """On the meta device, where no weight takes memory or time."""
     with torch.device("meta"):
         model = build_model(load(name_of(path), "MODEL.DEVICE", "meta"))
-    assert model.proposal_generator.stride == 4
+    assert model.proposal_generator.stride == (2 if path.parent.name == "photos" else 4)
 
 
 # own data bring their classes
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name != "nuclei"], ids=name_of)
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name not in ("nuclei", "photos")], ids=name_of)
 def test_every_config_names_data_sets_of_its_classes(path):
     cfg = load(name_of(path))
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
@@ -56,6 +60,7 @@ def test_every_config_trains_a_step_and_evaluates(path, tiny_coco, tmp_path, mon
     json_file, folder = map(str, tiny_coco)
     options = "MODEL.WEIGHTS '' MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 DATALOADER.NUM_WORKERS 0"
     options = [x.strip("'") for x in options.split()] + ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
+    options += ["MODEL.TIMM.PRETRAINED", "False"]
     data = ["--train-json", json_file, "--train-images", folder, "--val-json", json_file, "--val-images", folder]
     args = argument_parser().parse_args(["--config-file", str(path), *data, *options])
     cfg = setup_cfg(args).clone()

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from dvis_d2 import _detectron2
+from dvis_d2 import _detectron2, install_detectron2
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,12 +54,38 @@ def test_missing_detectron2_names_the_command(code):
     assert result.returncode == 1
     error = result.stderr[result.stderr.rindex("ImportError:") :]
     assert "dvis_d2 needs Detectron2" in error
-    assert "make install" in error and f"--target {_detectron2.build_arguments()[-2]}" in error
+    assert "make install" in error and "-m dvis_d2.install_detectron2 " in error
+
+
+def test_the_program_starts_without_setuptools():
+    code = "import sys; sys.modules.update(pkg_resources=None, setuptools=None); import dvis_d2.cli"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_unknown_attribute_without_detectron2_is_an_attribute_error():
     result = run_with_torch_alone("import dvis_d2; assert not hasattr(dvis_d2, 'no_such_name')")
     assert result.returncode == 0, result.stderr
+
+
+# --- the step that installs it ---
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_installing_keeps_what_is_there(monkeypatch, capsys, installed):
+    calls = []
+    monkeypatch.setattr(install_detectron2, "has_detectron2", lambda: installed)
+    monkeypatch.setattr(subprocess, "run", lambda command: calls.append(command) or mock.Mock(returncode=0))
+    install_detectron2.main()
+    assert calls == ([] if installed else [[sys.executable, "-m", "pip", *_detectron2.build_arguments()]])
+    assert "installed and works" in capsys.readouterr().out
+
+
+def test_installing_says_what_pip_could_not_do(monkeypatch):
+    monkeypatch.setattr(install_detectron2, "has_detectron2", lambda: False)
+    monkeypatch.setattr(subprocess, "run", lambda command: mock.Mock(returncode=1))
+    with pytest.raises(SystemExit, match="could not be installed\nread what pip says above"):
+        install_detectron2.main()
 
 
 # --- a Detectron2 that is broken ---
@@ -73,7 +100,6 @@ def missing(module: str) -> ModuleNotFoundError:
     [
         (missing("detectron2"), "dvis_d2 needs Detectron2"),
         (missing("detectron2.config"), "incomplete"),
-        (missing("pkg_resources"), 'pip install "setuptools<81"'),
         (missing("torchvision"), "pip install torch torchvision"),
         (missing("cv2"), "pip install opencv-python-headless"),
         (missing("fvcore.common"), "pip install fvcore"),

@@ -57,12 +57,23 @@ def test_eval_only_reads_the_weights_and_the_demo_draws(tiny_args, tmp_path, tin
     run("demo/demo.py", "--input", tiny_coco[1] / "0.png", "--output", one, *demo, *opts)
     picture = cv2.imread(str(one))
     assert picture.shape[1] > 3.5 * picture.shape[0]  # image, label map, proposals, result
+    video = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, (64, 64))
+    for name in ("0.png", "1.png"):
+        video.write(cv2.imread(str(tiny_coco[1] / name)))
+    video.release()
+    run("demo/demo.py", "--video-input", tmp_path / "film.mp4", "--output", tmp_path / "film", *demo, *opts)
+    assert cv2.VideoCapture(str(tmp_path / "film/overlay/film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
 
 
 def test_demo_names_an_input_that_is_not_there(tmp_path):
     config = ["--config-file", "configs/shapes/shapes_easy.yaml", "--output", tmp_path]
     output = run("demo/demo.py", *config, "--input", "nowhere/*.png", fails=True)
     assert "nowhere/*.png" in output and "Traceback" not in output
+
+
+def test_train_net_alone_says_what_is_missing():
+    lines = run("train_net.py", fails=True).splitlines()
+    assert len(lines) == 3 and "--config-file" in lines[1] and "--help" in lines[2]
 
 
 @pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py"])

@@ -80,10 +80,8 @@ def pip(*arguments: str) -> None:
 def install_build_tools() -> None:
     if not finds("pip"):  # an environment whose creation was interrupted, or made without pip
         subprocess.run([sys.executable, "-m", "ensurepip", "--default-pip"], check=True)
-    # 77.0.3 is what torch asks for; it stays below 81 only for a Detectron2 that needs it so.
-    if works("from detectron2 import model_zoo") and works("import setuptools.build_meta, wheel"):
-        return
-    pip("install", "setuptools>=77.0.3,<81", "wheel")
+    if not works("import setuptools.build_meta, wheel"):
+        pip("install", "setuptools>=77.0.3", "wheel")  # what torch asks for
 
 
 def install_requirements(requirements: Path) -> None:
@@ -115,7 +113,7 @@ def check() -> None:
     code = (
         f"import runpy, warnings; warnings.simplefilter('ignore')\n"
         f"module = runpy.run_path({str(ROOT / 'dvis_d2' / '_detectron2.py')!r})\n"
-        f"module['require_detectron2'](*module['PARTS'], 'detectron2.model_zoo')\n"
+        f"module['require_detectron2']()\n"
         f"import sys, torch, torchvision, detectron2\n"
         f"print('Python', sys.version.split()[0], '| torch', torch.__version__, '| torchvision',\n"
         f"      torchvision.__version__, '| Detectron2', detectron2.__version__, '| CUDA',\n"

@@ -17,16 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 # What the modules of the package may import: those of a lower rank, or of their own.
 RANKS = {
     "dvis_d2.config": 0,
+    "dvis_d2.safe_io": 0,
     "dvis_d2._detectron2": 0,
+    "dvis_d2.processes": 0,
     "dvis_d2.data": 1,
     "dvis_d2.modeling": 2,
     "dvis_d2": 3,  # importing it registers data sets and models
     "dvis_d2.evaluation": 4,
     "dvis_d2.tuning": 5,
+    "dvis_d2.checkpoint": 5,
     "dvis_d2.inference": 6,
     "dvis_d2.engine": 7,
-    "dvis_d2.cli": 8,
-    "dvis_d2.__main__": 9,
+    "dvis_d2.api": 8,
+    "dvis_d2.cli": 9,
+    "dvis_d2.__main__": 10,
 }
 
 

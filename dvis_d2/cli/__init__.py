@@ -12,7 +12,8 @@ except ImportError as error:
 
 from .datasets import check, convert
 from .errors import UserErrors
-from .networks import evaluate, predict, train, tune
+from .networks import evaluate, train, tune
+from .predict import predict
 
 
 @click.group("dvis", cls=UserErrors)

@@ -1,4 +1,4 @@
-"""Commands that need a network: train, eval, predict, tune."""
+"""Commands that need data and a network: train, eval, tune."""
 
 import argparse
 import functools
@@ -9,22 +9,23 @@ from typing import Any
 
 import click
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import engine
-from ..inference.visualization import draw_files, draw_sheet, find_images, write_picture
+from ..checkpoint import DVISCheckpointer, class_names
+from ..engine.console import data_name
+from ..inference.visualization import draw_sheet, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
+from .errors import launch
 
 # options may stand between KEY VALUE pairs, and a negative value is no option
 CONFIG_PAIRS: dict = {"ignore_unknown_options": True}
 SHEET_CONFIDENCE = 0.5  # least score of the detections on sheet.png
 
 config_file = click.option(
-    "--config-file", required=True, metavar="FILE", help="A YAML file; those of dvis_d2 are found from anywhere."
+    "--config-file", metavar="FILE", help="A YAML file; those of dvis_d2 are found from anywhere."
 )
 num_gpus = click.option(
     "--num-gpus", type=click.IntRange(1), default=1, help="Processes on this machine, each with a GPU if there are any."
@@ -42,7 +43,7 @@ def check_pairs(pairs: Sequence[str]) -> list[str]:
 
 
 def config_options(command: Callable) -> Callable:
-    """``--config-file``, own data, and KEY VALUE pairs."""
+    """Own data, and KEY VALUE pairs."""
     raw, metavar = click.UNPROCESSED, "[KEY VALUE]..."
     pairs = click.argument("opts", metavar=metavar, nargs=-1, type=raw, callback=lambda _ctx, _param, v: check_pairs(v))
     command = pairs(command)
@@ -50,7 +51,7 @@ def config_options(command: Callable) -> Callable:
         images = click.option(f"--{split}-images", metavar="DIR", help="Their images; default: beside the JSON.")
         annotations = click.option(f"--{split}-json", metavar="FILE", help=f"COCO annotations to {use} on.")
         command = annotations(images(command))
-    return config_file(command)
+    return command
 
 
 def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
@@ -59,6 +60,11 @@ def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
 
 
 @click.command(context_settings=CONFIG_PAIRS)
+@click.option("--data", metavar="FOLDER", help="Your images and masks in any common format; the recipe follows.")
+@click.option("--output", metavar="DIR", help="Where all goes (OUTPUT_DIR); with --data, by default output/FOLDER.")
+@click.option(
+    "--config-file", default="", metavar="FILE", help="A YAML file instead of the recipe; dvis_d2's by their names."
+)
 @config_options
 @num_gpus
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR, if there is one.")
@@ -66,10 +72,14 @@ def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
 def train(sheet_images: int, **given: Any) -> None:
     """Train, evaluate, and draw a sheet of validation images.
 
-    OUTPUT_DIR gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR
-    0.001, OUTPUT_DIR output/mine.
+    --data takes COCO JSON, label images, binary masks, YOLO outlines and LabelMe JSON, and draws images for validation
+    where there are none. The output folder gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the
+    config: SOLVER.BASE_LR 0.001.
     """
-    engine.launch(functools.partial(train_and_report, sheet_images=sheet_images), program_arguments(**given))
+    args = program_arguments(**given, quiet=True)
+    if missing := engine.missing_arguments(args):
+        raise click.UsageError(missing)
+    launch(functools.partial(train_and_report, sheet_images=sheet_images), args)
 
 
 def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
@@ -93,7 +103,7 @@ def train_and_report(args: argparse.Namespace, *, sheet_images: int) -> None:
         pictures = f"; pictures: {path}"
     by_dataset = results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
     for name, tasks in by_dataset.items():
-        print(f"{name}: {summarize(tasks)}{pictures}")
+        print(f"{data_name(name)}: {summarize(tasks)}{pictures}")
 
 
 def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
@@ -104,35 +114,17 @@ def summarize(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 @click.command("eval", context_settings=CONFIG_PAIRS)
+@config_file
 @config_options
 @num_gpus
 @click.option("--resume", is_flag=True, help="Evaluate the last checkpoint in OUTPUT_DIR instead of MODEL.WEIGHTS.")
 def evaluate(**given: Any) -> None:
     """Evaluate MODEL.WEIGHTS on DATASETS.TEST."""
-    engine.launch(engine.evaluate, program_arguments(**given, eval_only=True))
+    launch(engine.evaluate, program_arguments(**given, eval_only=True))
 
 
 @click.command(context_settings=CONFIG_PAIRS)
 @config_file
-@click.option("-o", "--output", required=True, help="Folder for the pictures, or one file for one image.")
-@click.option("--confidence-threshold", type=float, default=0.5, show_default=True, help="Least score that is drawn.")
-@click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, required=True, type=click.UNPROCESSED)
-def predict(arguments: tuple[str, ...], output: str, confidence_threshold: float, config_file: str) -> None:
-    """Draw what a trained network sees in images: label map, proposals, result.
-
-    INPUT is an image file, or a pattern in quotes. MODEL.WEIGHTS FILE behind the images names the network.
-    """
-    top = get_cfg().keys()
-    keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
-    first = next(keys, len(arguments))
-    threshold = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(confidence_threshold)]
-    args = program_arguments(threshold + check_pairs(arguments[first:]), config_file=config_file)
-    files = find_images(arguments[:first])
-    setup_logger(name="fvcore")
-    draw_files(engine.setup_cfg(args, inference=True), files, output)
-
-
-@click.command(context_settings=CONFIG_PAIRS)
 @config_options
 @click.option("--num-images", type=click.IntRange(2), default=400, show_default=True, help="At most, evenly chosen.")
 def tune(num_images: int, **given: Any) -> None:
@@ -142,13 +134,12 @@ def tune(num_images: int, **given: Any) -> None:
     weights, which evaluation and prediction take from there.
     """
     setup_logger(name="fvcore")
-    cfg = engine.setup_cfg(program_arguments(**given))
-    weights = cfg.MODEL.WEIGHTS
-    if not os.path.isfile(weights):
-        raise FileNotFoundError(f"MODEL.WEIGHTS is {weights!r}, not a file: append MODEL.WEIGHTS and a model's path")
+    args = program_arguments(**given)
+    cfg = engine.setup_cfg(args, inference=True, tuned=False)
+    engine.require_test_data(cfg, args)
     model = engine.Trainer.build_model(cfg)
-    DetectionCheckpointer(model).load(weights)
+    DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)}).load(cfg.MODEL.WEIGHTS)
     with torch.no_grad():
         tuning = tune_thresholds(cfg, model, num_images=num_images)
-    path = store_tuning(tuning, os.path.dirname(weights))
+    path = store_tuning(tuning, os.path.dirname(cfg.MODEL.WEIGHTS))
     click.echo(f"{tuning.table()}\n{tuning.verdict()}\n{path} written")

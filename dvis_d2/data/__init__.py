@@ -1,7 +1,7 @@
 """Data sets, their checks, the mapper and the loader. Importing this registers the built-in data sets with
 Detectron2; they are drawn, or read, on first use."""
 
-from .build import build_train_loader, set_start_iter
+from .build import build_train_loader, loaded_dicts, set_start_iter
 from .builtin import PRESETS, register_builtin, write_shapes
 from .custom import register_coco_json, register_from_config
 from .dataset_mapper import DVISDatasetMapper

@@ -60,6 +60,12 @@ def set_start_iter(loader: DataLoader, start_iter: int) -> None:
     stream.sampler.start = start_iter * (loader.batch_size or 1)
 
 
+def loaded_dicts(loader: DataLoader) -> list[dict]:
+    """The dataset dicts of a loader of :func:`build_train_loader`, none of another."""
+    samples = getattr(getattr(loader, "dataset", None), "dataset", None)
+    return list(samples.dataset) if isinstance(samples, SeededDataset) else []
+
+
 @dataclass(frozen=True)
 class Sample:
     index: int  # into the data set

@@ -43,45 +43,40 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     return dicts
 
 
-def register_from_config(cfg: CfgNode) -> None:
+def register_from_config(cfg: CfgNode, *, train: bool = True) -> None:
     """Check and register the data named by `cfg.DATASETS.CUSTOM`, and set the (unfrozen) config up for them.
 
     Where a JSON is given, sets `DATASETS.TRAIN` and `DATASETS.TEST` to "custom_train" and "custom_val" (or to nothing,
     where only the other JSON is given), `MODEL.ROI_HEADS.NUM_CLASSES`, and `CUSTOM.CLASS_NAMES`. An image folder "" is
-    the JSON's own folder, or its sub-folder "images" if the files are found there. A saved config names its classes in
-    `CLASS_NAMES`, so a demo needs no data: a JSON that does not exist is then a warning.
+    the JSON's own folder, or its sub-folder "images" if the files are found there. Without `train` the training data
+    are left alone, and where `CLASS_NAMES` are known, validation data that are not there are no data.
 
     DatasetError where a file cannot be used (with the whole report), or its classes differ from the other file's or
     from `CLASS_NAMES`.
     """
     custom = cfg.DATASETS.CUSTOM
     files = {TRAIN_NAME: (custom.TRAIN_JSON, custom.TRAIN_IMAGES), VAL_NAME: (custom.VAL_JSON, custom.VAL_IMAGES)}
-    given = {name: paths for name, paths in files.items() if paths[0]}
-    if not given:
+    if not any(json_file for json_file, _ in files.values()):
         return
     class_names = list(custom.CLASS_NAMES)
     categories: dict[str, list[tuple[int, str]]] = {}
-    for name, (json_file, images) in given.items():
-        if class_names and not os.path.exists(json_file):
-            logger.warning("%s does not exist: its classes are those of the config, its images are not used", json_file)
-            MetadataCatalog.pop(name, None)
-            MetadataCatalog.get(name).thing_classes = class_names
+    for name, (json_file, images) in files.items():
+        needed = train or (name == VAL_NAME and (os.path.exists(json_file) or not class_names))
+        if not json_file or not needed:
             continue
         report = check_coco_json(json_file, images or None)
         report.raise_if_errors()
         logger.log(logging.WARNING if report.warnings else logging.INFO, "%s", report)
         categories[name] = report.categories
-        register_coco_json(name, json_file, report.image_root, report.categories)
-    if len(categories) == 2 and categories[TRAIN_NAME] != categories[VAL_NAME]:
-        found = f"differ: {categories[TRAIN_NAME]} and {categories[VAL_NAME]}; write the same list into both"
-        raise DatasetError(f"the categories (ids and names) of the training and the validation file {found}")
-    for name in categories:
-        names = MetadataCatalog.get(name).thing_classes
+        names = register_coco_json(name, json_file, report.image_root, report.categories)
         class_names = class_names or names
         if names != class_names:
             advice = "give data of these classes, or set DATASETS.CUSTOM.CLASS_NAMES to [] to train for others"
-            raise DatasetError(f"the classes of {name} are {names}, but the config is for {class_names}; {advice}")
+            raise DatasetError(f"the classes of {json_file} are {names}, but the config is for {class_names}; {advice}")
+    if len(categories) == 2 and categories[TRAIN_NAME] != categories[VAL_NAME]:
+        found = f"differ: {categories[TRAIN_NAME]} and {categories[VAL_NAME]}; write the same list into both"
+        raise DatasetError(f"the categories (ids and names) of the training and the validation file {found}")
     custom.CLASS_NAMES = class_names
-    cfg.DATASETS.TRAIN = (TRAIN_NAME,) if TRAIN_NAME in given else ()
-    cfg.DATASETS.TEST = (VAL_NAME,) if VAL_NAME in given else ()
+    cfg.DATASETS.TRAIN = (TRAIN_NAME,) if TRAIN_NAME in categories else ()
+    cfg.DATASETS.TEST = (VAL_NAME,) if VAL_NAME in categories else ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)

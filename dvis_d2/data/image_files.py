@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # of an image that is decoded as a whole: Pillow's limit, 13,377 x 13,377
 MAX_SIDE = 1_000_000
@@ -26,7 +26,7 @@ NO_IMAGES = {
     b"PK\3\4": "a ZIP archive; unpack it",
     b"%PDF": "a PDF; save its pages as PNG",
 }
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 JPEG = (6, 7, 33007, 34892)  # TIFF's numbers
 DTYPES = {"I": "int32", "F": "float32", **dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "uint16")}
 COLORS = {"1": "L", **dict.fromkeys(("LA", "La", "PA", "RGBa"), "RGBA")}  # of Pillow's modes; others become RGB
@@ -97,6 +97,8 @@ def _source(info: ImageInfo, read: Reader, check: Callable[[], None], close: Cal
 
 
 def _check_page(page: int, pages: int) -> None:
+    if not pages:
+        raise OSError("it is cut off or broken")
     if not 0 <= page < pages:
         raise ImageError(f"has no page {page}: its pages are 0 to {pages - 1}")
 
@@ -111,6 +113,8 @@ def _open_pillow(path: str, page: int, head: bytes, tail: bytes) -> Source:
             image: Any = Image.open(path, formats=FORMATS if head else ["TIFF"])
     except Image.DecompressionBombError as error:
         raise ImageError(f"is too large ({error}): cut it into parts or save it as TIFF with tiles") from error
+    except UnidentifiedImageError as error:
+        raise OSError(f"it is none of {', '.join(FORMATS)}, TIFF") from error
     kind = image.format
     pages = 1 if kind == "MPO" else getattr(image, "n_frames", 1)  # phones add other views of the picture
     _check_page(page, pages)
@@ -135,7 +139,7 @@ def _open_pillow(path: str, page: int, head: bytes, tail: bytes) -> Source:
         )
 
     def check() -> None:
-        if ENDS.get(kind, b"no end") not in tail:
+        if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):
             read(0, 1, 0, 1)
 
     channels = 3 if image.mode == "P" else len(image.getbands())

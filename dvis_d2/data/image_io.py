@@ -3,9 +3,9 @@
 Pixels are turned upright as the EXIF orientation says, once, in JPEG, PNG, WebP and TIFF alike: as browsers, and so the
 annotation tools in them, show them. Alpha is dropped, unless one color is drawn by it. INPUT.NORMALIZE, the argument
 `normalize`, says how other than 8-bit pixels become uint8; see :mod:`.pixels`. `image_format` is the order of the
-colors, "BGR" or "RGB". `page` of a stack or animation counts from 0; None is the first, with a warning if there are
-more. Errors name the file: FileNotFoundError; OSError where it cannot be read; :class:`ImageError`, a ValueError, where
-it has too many channels or pixels, not that page, or values that are not finite.
+colors, "BGR" or "RGB", or "L", for gray images (H, W, 1). `page` of a stack or animation counts from 0; None is the
+first, with a warning if there are more. Errors name the file: FileNotFoundError; OSError where it cannot be read;
+:class:`ImageError`, a ValueError, where it has too many channels or pixels, not that page, or no finite values.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
@@ -34,7 +35,7 @@ class ImageWindows:
     decoded, other formats once. Pixels are those of :func:`read_image`. To be closed, or used in `with`."""
 
     def __init__(self, file_name: Path, image_format: str = "BGR", *, page: int | None = None, normalize: str = "auto"):
-        self._name, self._reverse = os.fspath(file_name), _is_bgr(image_format, normalize)
+        self._name, self._format = os.fspath(file_name), _checked(image_format, normalize)
         with _errors_name(self._name), contextlib.ExitStack() as stack:
             source = open_image(PathManager.get_local_path(self._name), page or 0)
             stack.callback(source.close)
@@ -50,7 +51,7 @@ class ImageWindows:
         if not (0 <= y0 < y1 <= self.shape[0] and 0 <= x0 < x1 <= self.shape[1]):
             raise ValueError(f"window {y0}:{y1}, {x0}:{x1} is not inside {self._name}, of {self.shape}")
         with _errors_name(self._name):
-            return _converted(self._read, (y0, y1, x0, x1), self._convert, self._reverse)
+            return _converted(self._read, (y0, y1, x0, x1), self._convert, self._format)
 
     def __enter__(self) -> "ImageWindows":
         return self
@@ -78,13 +79,15 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
     integer or float type; with colors in the order of `image_format`, then alpha. PIL images are turned upright, a path
     is read. TypeError or ValueError, with type and shape, for anything else.
     """
-    reverse = _is_bgr(image_format, normalize) and isinstance(pixels, Image.Image)
+    order = _checked(image_format, normalize)
     if isinstance(pixels, Path):
         return read_image(pixels, image_format, normalize=normalize)
     if isinstance(pixels, Image.Image):
-        pixels.load()  # Pillow turns TIFF here
+        pixels.load()  # which turns TIFF
         pixels = pillow_pixels(ImageOps.exif_transpose(pixels))
-    elif isinstance(pixels, torch.Tensor):
+    elif order == "BGR":
+        order = "RGB"  # as it is
+    if isinstance(pixels, torch.Tensor):
         pixels = (pixels.float() if pixels.dtype == torch.bfloat16 else pixels).detach().cpu().numpy()
         if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):
             pixels = np.moveaxis(pixels, 0, 2)
@@ -102,7 +105,7 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
 
     height, width = values.shape[:2]
     try:
-        return _converted(read, (0, height, 0, width), _fit(read, (height, width), normalize), reverse)
+        return _converted(read, (0, height, 0, width), _fit(read, (height, width), normalize), order)
     except ImageError as error:
         raise ImageError(f"{what} {error}") from error
 
@@ -127,23 +130,23 @@ def _fit(read: Reader, size: tuple[int, int], normalize: str) -> Conversion:
     return fit_conversion(np.concatenate(rows), normalize)
 
 
-def _converted(read: Reader, window: tuple[int, int, int, int], convert: Conversion, reverse: bool) -> np.ndarray:
+def _converted(read: Reader, window: tuple[int, int, int, int], convert: Conversion, order: str) -> np.ndarray:
     """uint8 (h, w, 3) of a window, a few rows at a time: on the way they may need eight times the memory."""
     top, bottom, left, right = window
     image = np.empty((bottom - top, right - left, 3), np.uint8)
     step = max(1, BAND // (right - left))
     for y in range(top, bottom, step):
         values = convert(read(y, min(y + step, bottom), left, right))
-        colors = values[..., None] if values.ndim == 2 else values[..., :: -1 if reverse else 1]
+        colors = values[..., None] if values.ndim == 2 else values[..., :: -1 if order == "BGR" else 1]
         image[y - top : y - top + step] = colors
-    return image
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if order == "L" else image
 
 
-def _is_bgr(image_format: str, normalize: str) -> bool:
-    for key, value, known in (("FORMAT", image_format, ("BGR", "RGB")), ("NORMALIZE", normalize, NORMALIZATIONS)):
+def _checked(image_format: str, normalize: str) -> str:
+    for key, value, known in (("FORMAT", image_format, ("BGR", "RGB", "L")), ("NORMALIZE", normalize, NORMALIZATIONS)):
         if value not in known:
             raise ValueError(f"INPUT.{key} is {value!r}: give one of {', '.join(known)}")
-    return image_format == "BGR"
+    return image_format
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ class Conversion(NamedTuple):
         return self._scaled(values)
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
-        return np.rint(np.clip((values - self.low) * (255 / (self.high - self.low)), 0, 255)).astype(np.uint8)
+        share = (values.astype(float) - self.low) / (self.high - self.low)
+        return np.rint(np.clip(share * 255, 0, 255)).astype(np.uint8)
 
 
 def fit_conversion(sample: np.ndarray, normalize: str) -> Conversion:
@@ -83,8 +84,9 @@ def _stretched(values: np.ndarray) -> tuple[float, float]:
         low, high = values.min(), values.max()
     steps = np.abs(np.diff(values, axis=1))
     noise = np.median(steps) / 0.954 if steps.size else 0  # the median of |a - b| of normal a and b is 0.954 sigma
-    high = max(high, low + NOISE_RANGE * noise)
-    return float(low), float(high if high > low else low + 1)  # one value: black
+    spread = high - low
+    high = low + min(max(spread, NOISE_RANGE * noise), 3 * spread)  # 3: texture is no noise, and must not get black
+    return float(low), float(high if high > low else np.inf)  # one value: black
 
 
 def _check_finite(values: np.ndarray) -> None:

@@ -111,6 +111,12 @@ def mask_fields(rle: dict) -> dict[str, Any]:
     return {"area": int(mask_util.area(rle)), "bbox": mask_util.toBbox(rle).tolist(), "segmentation": segmentation}
 
 
+def coco_fields(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
+    """COCO's "area", "bbox" and "segmentation": polygons stay polygons, other masks become compressed RLE."""
+    fields = mask_fields(_to_rle(segmentation, size, where))
+    return fields | ({"segmentation": segmentation} if isinstance(segmentation, list) else {})
+
+
 def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]:
     """Those of one image, without ids."""
     size = entry["height"], entry["width"]
@@ -120,13 +126,13 @@ def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]
         annotations = annotations + [{"category_id": k, "segmentation": ignored, "iscrowd": 1} for k in classes]
     for index, annotation in enumerate(annotations):
         segmentation, crowd = annotation.get("segmentation"), int(annotation.get("iscrowd", 0))
-        fields = mask_fields(_to_rle(segmentation, size, f"{entry['file_name']}, annotation {index}"))
-        if isinstance(segmentation, list):
-            fields["segmentation"] = segmentation
+        fields = coco_fields(segmentation, size, f"{entry['file_name']}, annotation {index}")
         yield {"category_id": annotation["category_id"] + 1, "iscrowd": crowd, **fields}
 
 
 def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
     if isinstance(segmentation, list):  # without drawing them
         return polygons_to_rle(polygon_points(segmentation, where), *size, where)
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+        return segmentation
     return encode_masks(to_mask(segmentation, size, where)[None])[0]

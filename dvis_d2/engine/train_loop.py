@@ -1,20 +1,24 @@
 import contextlib
 import logging
 import time
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ..inference.visualization import draw_panel
+from ..processes import wait_for_all
 
 
 class TrainingStep(SimpleTrainer):
@@ -50,6 +54,8 @@ class TrainingStep(SimpleTrainer):
         start = time.perf_counter()
         self.last_batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        if self.autocast.device == "cuda":  # NCCL's own timeout would not say who is missing
+            wait_for_all("the images of an iteration")
         self.optimizer.zero_grad()
         losses: dict[str, torch.Tensor] = {}
         for part in range(self.num_parts):
@@ -162,12 +168,14 @@ class TrainingPicture(HookBase):
     def after_step(self):
         if (self.trainer.iter + 1) % self.period:
             return
-        batch, model = self.trainer._trainer.last_batch[0], self.trainer.unwrapped_model
-        model.eval()
-        try:
-            output = model.inference([{"image": batch["image"]}], intermediate=True)[0]
-        finally:
-            model.train()
-        image = convert_image_to_rgb(batch["image"].permute(1, 2, 0), self.input_format)
-        panel = draw_panel(image, output, self.metadata, ground_truth=batch["instances"])
-        self.trainer.storage.put_image("training example", torch.as_tensor(panel.transpose(2, 0, 1) / 255.0))
+        record, model = self.trainer._trainer.last_batch[0], self.trainer.unwrapped_model
+        put_panel("training example", model, record, self.metadata, self.input_format)
+
+
+def put_panel(name: str, model: Any, record: dict, metadata: Metadata, input_format: str) -> None:
+    """Into the event storage, the panel of a mapped image with its ground truth; the model stays as it is."""
+    with inference_context(model):
+        output = model.inference([{"image": record["image"]}], intermediate=True)[0]
+    image = convert_image_to_rgb(record["image"].permute(1, 2, 0), input_format)
+    picture = draw_panel(image, output, metadata, ground_truth=record["instances"])
+    get_event_storage().put_image(name, torch.as_tensor(picture.transpose(2, 0, 1) / 255.0))

@@ -1,23 +1,45 @@
+import contextlib
+import functools
+import io
 import logging
 import os
+import warnings
 import weakref
 
 import torch
 import torch.distributed as dist
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
-from ..data import DVISDatasetMapper, build_train_loader, set_start_iter
+from ..checkpoint import FINAL, DVISCheckpointer, checkpoint_info
+from ..data import DVISDatasetMapper, build_train_loader, loaded_dicts, set_start_iter
+from ..data.statistics import DataStatistics, training_statistics
 from ..evaluation import build_evaluators, require_packages
 from ..inference.test_time_augmentation import DVISWithTTA
+from ..inference.tiling import TiledInference
+from ..modeling.meta_arch import DVIS
+from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds
+from .console import SlowSteps, data_name
+from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
 from .train_loop import AverageWeights, TrainingPicture, build_step
+from .validation_hook import (
+    EarlyStop,
+    LastCheckpoints,
+    Validation,
+    ValidationPicture,
+    validation_data,
+    validation_period,
+)
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -25,7 +47,7 @@ class Trainer(DefaultTrainer):
     averaged weights, exact resumption, and COCO evaluation.
 
     `unwrapped_model` is the network in training, without DistributedDataParallel; `evaluated_model` the one that is
-    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one.
+    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one. `statistics` are those of the training data.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -36,8 +58,11 @@ class Trainer(DefaultTrainer):
         self.unwrapped_model = self.evaluated_model = model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        self.statistics = training_statistics(cfg, loaded_dicts(data_loader))
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # Detectron2 and this torch name an argument differently
+            parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
         states: dict = {"trainer": weakref.proxy(self)}
         self.averaging = None
         if cfg.SOLVER.EMA_DECAY:
@@ -48,21 +73,34 @@ class Trainer(DefaultTrainer):
 
         self._trainer = build_step(cfg, parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, **states)
+        info = checkpoint_info(cfg, self.statistics.to_dict())
+        self.checkpointer = DVISCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, info=info, **states)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True):
-        """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped."""
+        """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped, and writes the final
+        checkpoint if the earlier one was stopped before it did."""
         super().resume_or_load(resume)
         if self.averaging:
             self.averaging.start_from_average()
+        if self.start_iter >= self.max_iter and os.path.basename(self.checkpointer.loaded) != FINAL:
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
         set_start_iter(self.data_loader, self.start_iter)
 
     def train(self) -> dict:
         """Train to the end; the results of the last evaluation, as of ``test``."""
-        super().train()
+        cfg, period = self.cfg, validation_period(self.cfg)
+        names = ", ".join(map(data_name, cfg.DATASETS.TRAIN))
+        validation = f", validation every {period}" if period and cfg.DATASETS.TEST else ""
+        logger.info(
+            "Training on %s, %d iterations of %d images on %s%s",
+            *(names, self.max_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE, validation),
+        )
+        logger.info("In %s: log.txt, metrics.csv, and more for `tensorboard --logdir %s`", *2 * (cfg.OUTPUT_DIR,))
+        with contextlib.suppress(EarlyStop):
+            super().train()
         return getattr(self, "_last_eval_results", {})
 
     def build_hooks(self):
@@ -73,19 +111,47 @@ class Trainer(DefaultTrainer):
             hooks.insert(0, self.averaging)
         if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
             hooks.insert(-1, TrainingPicture(self.cfg))  # before the writers
+        hooks = [LastCheckpoints(h.checkpointer, h.period) if type(h) is PeriodicCheckpointer else h for h in hooks]
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks[evaluation] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        hooks[evaluation] = EvalHook(0, self._evaluate)
+        self._validation: Validation | None = None
         if self.cfg.TEST.AUG.ENABLED:
             hooks.insert(evaluation + 1, EvalHook(0, self._evaluate_with_tta))
         if self.cfg.TEST.TUNE_THRESHOLDS:
             hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
+        period = validation_period(self.cfg)
+        if period and self.cfg.DATASETS.TEST:
+            part = self.cfg.clone()
+            part.defrost()
+            part.DATASETS.TEST = validation_data(self.cfg)
+            validate = functools.partial(self._test, part)
+            validation = Validation(period, validate, self.cfg.TEST.EARLY_STOPPING)
+            hooks.insert(evaluation, validation)
+            if part.DATASETS.TEST == self.cfg.DATASETS.TEST and not self.cfg.TEST.TUNE_THRESHOLDS:
+                self._validation = validation  # whose last results are those of the final evaluation
+            if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
+                hooks.insert(evaluation, ValidationPicture(self.cfg, period))
+        if comm.is_main_process():
+            hooks.insert(-1, SlowSteps())
         return hooks
 
-    def _evaluate(self) -> dict:
+    def build_writers(self):
+        """Detectron2's, ``metrics.csv``, and the services that the environment names."""
+        csv_log: Log = CSVLog(os.path.join(self.cfg.OUTPUT_DIR, "metrics.csv"), lambda: self.start_iter)
+        return super().build_writers() + [ScalarWriter(log) for log in (csv_log, *service_logs(self.cfg))]
+
+    def _test(self, cfg: CfgNode) -> dict:
         if comm.get_world_size() > 1:  # each has normalization statistics of its own images; the first one's are stored
             for buffer in self.evaluated_model.buffers():
                 dist.broadcast(buffer, src=0)
-        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:  # by COCO's tools; the log has the tables
+            results = self.test(cfg, self.evaluated_model, statistics=self.statistics)
+        logger.debug(printed.getvalue())
+        wait_for_all("the evaluation", ALONE)
+        return results
+
+    def _evaluate(self) -> dict:
+        self._last_eval_results = dict(self._validation.results if self._validation else {}) or self._test(self.cfg)
         return self._last_eval_results
 
     def _evaluate_with_tta(self) -> dict:
@@ -94,12 +160,34 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+        *,
+        statistics: DataStatistics | dict | None = None,
+    ) -> dict:
+        """As Detectron2's; a DVIS reads images of other sizes than its training's at the training's scale, by the
+        `statistics` of its data, large ones in tiles: :class:`TiledInference`."""
+        if not isinstance(model, DVIS):
+            return super().test(cfg, model, evaluators)
+        network = TiledInference(cfg, model, statistics)
+
+        class TiledTest(cls):  # type: ignore[misc, valid-type]
+            @classmethod
+            def build_test_loader(cls, cfg, dataset_name):
+                return super().build_test_loader(cfg, dataset_name, network.scale_of)
+
+        return DefaultTrainer.test.__func__(TiledTest, cfg, network, evaluators)
+
+    @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:
         """As ``test``, with the test-time augmentation of ``TEST.AUG``; the names of the results end in "_TTA"."""
-        logging.getLogger(__name__).info("Evaluating with test-time augmentation ...")
+        logger.info("Evaluating with test-time augmentation ...")
         as_stored = cfg.clone()
         as_stored.defrost()
-        as_stored.INPUT.MIN_SIZE_TEST = 0  # each augmentation resizes the stored image, once
+        as_stored.INPUT.MIN_SIZE_TEST = as_stored.INPUT.SCALE = 0  # each augmentation resizes the stored image, once
         as_stored.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
         results = cls.test(as_stored, DVISWithTTA(cfg, model))
         return {f"{name}_TTA": result for name, result in results.items()}
@@ -119,11 +207,18 @@ class Trainer(DefaultTrainer):
         scaled.defrost()
         scaled.SOLVER.EMA_DECAY = cfg.SOLVER.EMA_DECAY ** (num_workers / reference)
         scaled.SOLVER.CHECKPOINT_PERIOD = max(1, scaled.SOLVER.CHECKPOINT_PERIOD)
-        if cfg.TEST.EVAL_PERIOD > 0:
-            scaled.TEST.EVAL_PERIOD = max(1, scaled.TEST.EVAL_PERIOD)
+        # 0 and -1 are no lengths
+        scaled.TEST.EVAL_PERIOD = max(1, scaled.TEST.EVAL_PERIOD) if cfg.TEST.EVAL_PERIOD > 0 else cfg.TEST.EVAL_PERIOD
         if cfg.is_frozen():
             scaled.freeze()
         return scaled
+
+    @classmethod
+    def build_model(cls, cfg):
+        """The network; its description is for the log file."""
+        model = build_model(cfg)
+        logger.debug("Model:\n%s", model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -149,9 +244,10 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg, dataset_name, scale_of=None):
         require_packages([dataset_name])
-        return build_detection_test_loader(cfg, dataset_name, mapper=DVISDatasetMapper(cfg, is_train=False))
+        mapper = DVISDatasetMapper(cfg, is_train=False, scale_of=scale_of)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

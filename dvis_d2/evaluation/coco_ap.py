@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import io
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ def evaluate_coco(
     image_ids: Sequence[int] | None = None,
     *,
     use_cats: bool = True,
-    max_dets: Sequence[int] = (100,),
+    max_dets: Sequence[int] | None = None,
 ) -> COCOeval_faster:
     """Compare masks with the ground truth, over objects of all sizes.
 
     Results are dicts with "image_id", "category_id", "segmentation" (RLE at the image's size) and "score"; further
     keys, and results on other images than `image_ids` (None: all), do not count. Without `use_cats` any mask may be any
-    object, and "category_id" is not read. In each image and class `max_dets` masks of the highest scores count.
+    object, and "category_id" is not read. In each image and class `max_dets` masks of the highest scores count, all by
+    default.
 
     The evaluator comes back accumulated, with the sorted `image_ids` as ``params.imgIds``. ``eval["precision"]`` is
     float (T, R, C, 1, M) for IoU .50, .55, ..., .95, 101 recalls, classes (1 without `use_cats`), all sizes, and the
@@ -46,10 +48,15 @@ def evaluate_coco(
     evaluator.params.imgIds = sorted(wanted)
     evaluator.params.useCats = int(use_cats)
     evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
-    evaluator.params.maxDets = list(max_dets)
+    evaluator.params.maxDets = list(max_dets or [most_detections(counted)])
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
+
+
+def most_detections(results: Iterable[Mapping[str, Any]]) -> int:
+    """A limit on the detections an image that cuts none of these results: their largest number, at least COCO's 100."""
+    return max([100, *Counter(result["image_id"] for result in results).values()])
 
 
 def average_precision(

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -10,14 +11,18 @@ from unittest import mock
 
 import detectron2.evaluation as d2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCOeval_faster
 
 from ..data.coco_file import CheckedCOCO
+from ..data.cropped_masks import CroppedMasks
 from .ap_r import APrEvaluator
+from .coco_ap import most_detections
 from .contour_f1 import ContourF1Evaluator
 
 # evaluator_type of a data set -> modules that reading and evaluating it import, and what to give to pip
@@ -30,8 +35,8 @@ PACKAGES = {
 
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> d2.DatasetEvaluator:
     """The evaluator that a data set's metadata ask for as `evaluator_type`: AP^r and contour F1 ("pascal_instance"),
-    that of "lvis" or "cityscapes_instance", or COCO's ("coco", or no type). Where `TEST.DETECTIONS_PER_IMAGE` is above
-    COCO's 100, COCO's AP counts them all. COCO's and LVIS's predictions are written into the folder.
+    that of "lvis" or "cityscapes_instance", or COCO's ("coco", or no type). COCO's AP counts all detections, also where
+    an image has more than COCO's 100. COCO's and LVIS's predictions are written into the folder.
     NotImplementedError for any other type."""
     require_packages([dataset_name])
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
@@ -44,8 +49,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> d2.
     if evaluator_type == "cityscapes_instance":
         return _NumPy2CityscapesEvaluator(dataset_name)
     if evaluator_type == "coco":
-        max_dets = max(100, cfg.TEST.DETECTIONS_PER_IMAGE)
-        return DVISCOCOEvaluator(dataset_name, tasks, output_dir=output_folder, max_dets_per_image=max_dets)
+        return DVISCOCOEvaluator(dataset_name, tasks, output_dir=output_folder)
     known = "'coco', 'lvis', 'cityscapes_instance' and 'pascal_instance'"
     raise NotImplementedError(f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are {known}")
 
@@ -62,7 +66,8 @@ def require_packages(dataset_names: Sequence[str]) -> None:
 
 
 class DVISCOCOEvaluator(d2.COCOEvaluator):
-    """COCO's, with faster-coco-eval; `use_fast_impl` is no argument.
+    """COCO's, with faster-coco-eval, also of masks inside their boxes (:class:`CroppedMasks`). `use_fast_impl` is no
+    argument. Without `max_dets_per_image` all detections count, also where an image has more than COCO's 100.
 
     For a JSON without annotations (test-dev, Table 4), `evaluate` returns {} and writes COCO's results format without
     boxes, ``coco_segm_results.json``: the server would take a box's area for the mask's.
@@ -72,6 +77,28 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
         with mock.patch.object(d2.coco_evaluation, "COCO", CheckedCOCO):  # it has no argument for it
             super().__init__(*args, **kwargs, use_fast_impl=False)
         self._use_fast_impl = True  # use what is named COCOeval_opt, whether or not Detectron2's own was compiled
+        self._counts_all = kwargs.get("max_dets_per_image") is None
+
+    def process(self, inputs, outputs):
+        for given, output in zip(inputs, outputs, strict=True):
+            fields = output["instances"].get_fields() if "instances" in output else {}
+            if not isinstance(masks := fields.get("pred_masks"), CroppedMasks):
+                super().process([given], [output])
+                continue
+            others = {name: value for name, value in fields.items() if name != "pred_masks"}
+            super().process([given], [{"instances": Instances(masks.image_size, **others)}])
+            for result, rle in zip(self._predictions[-1]["instances"], masks.to_rle(), strict=True):
+                result["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+
+    def _eval_predictions(self, predictions, img_ids=None):
+        if self._counts_all:
+            results = itertools.chain.from_iterable(image["instances"] for image in predictions)
+            self._max_dets_per_image = [1, 10, most_detections(results)]
+        super()._eval_predictions(predictions, img_ids)
+        if self._do_evaluation and np.isnan(self._results.get("segm", {}).get("AP", 0.0)):
+            empty = not any(prediction["instances"] for prediction in predictions)
+            why = "the network predicted nothing" if empty else "there is no ground truth, or crowds alone"
+            logging.getLogger(__name__).warning("AP is nan because %s", why)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict:
         # Detectron2 has no argument for it. Its two classes differ in the limit on the detections only, which this
@@ -103,6 +130,12 @@ class _NumPy2LVISEvaluator(d2.LVISEvaluator):
 class _NumPy2CityscapesEvaluator(d2.CityscapesInstanceEvaluator):
     """cityscapesscripts 2.3.0 needs ``np.in1d``, which NumPy 2.4 took out, and cannot write NumPy 2.4's integers into
     its ``matches.json`` (which it would leave in the working directory)."""
+
+    def process(self, inputs, outputs):
+        for output in outputs:
+            if isinstance(masks := output["instances"].pred_masks, CroppedMasks):
+                output["instances"].pred_masks = torch.from_numpy(masks.numpy())
+        super().process(inputs, outputs)
 
     def evaluate(self) -> dict | None:
         from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as scripts

@@ -5,8 +5,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
 
+from ..checkpoint import DVISCheckpointer, class_names
 from ..data.image_io import to_image
+from ..data.scaling import resize_for_test
 
 
 class DVISPredictor(DefaultPredictor):
@@ -14,7 +17,10 @@ class DVISPredictor(DefaultPredictor):
     the classes of the detections."""
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
+        self.cfg, self.input_format = cfg.clone(), cfg.INPUT.FORMAT
+        self.model = build_model(cfg).eval()
+        DVISCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.aug = resize_for_test(cfg)
         self.metadata = detection_metadata(cfg)
 
     @torch.no_grad()
@@ -34,4 +40,7 @@ def detection_metadata(cfg: CfgNode) -> Metadata:
     """With the class names of ``DATASETS.TEST[0]``, if it is given; class-agnostic heads detect an "object"."""
     if cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC:
         return Metadata(thing_classes=["object"])
-    return MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
+    if cfg.DATASETS.TEST:
+        return MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    names = class_names(cfg)
+    return Metadata(thing_classes=names) if names else Metadata()

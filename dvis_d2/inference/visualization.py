@@ -1,8 +1,5 @@
 """Pictures of files and data sets: what the network saw, its label map, the proposals, the result. All uint8 RGB."""
 
-import glob
-import logging
-import os
 from collections.abc import Sequence
 
 import cv2
@@ -13,44 +10,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer, _create_text_labels
-from tqdm import tqdm
 
 from ..data import DVISDatasetMapper
-from ..data.image_io import read_image
+from ..data.cropped_masks import CroppedMasks
 from .predictor import DVISPredictor
 
 MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
 MAX_LABELS = 15  # of more instances than this the labels would hide the picture
 TITLE_HEIGHT = 24
 GAP = 6
-
-
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """The files that paths or globs name, each once; FileNotFoundError if one names none."""
-    files: dict[str, None] = {}
-    for pattern in map(os.path.expanduser, patterns):
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-        if not found:
-            raise FileNotFoundError(f"there is no image {pattern}, and no file matches it")
-        files |= dict.fromkeys(found)
-    return list(files)
-
-
-def draw_files(cfg: CfgNode, files: Sequence[str], output: str) -> None:
-    """Draw the panel of every image, by the network of ``MODEL.WEIGHTS``. `output` is a folder, or, for one image, a
-    file. OSError if a file cannot be read or written; ValueError if a picture would replace an image or another."""
-    to_file = len(files) == 1 and os.path.splitext(output)[1] != "" and not os.path.isdir(output)
-    pictures = [output] if to_file else [os.path.join(output, os.path.basename(path)) for path in files]
-    if len(set(map(os.path.realpath, [*files, *pictures]))) < 2 * len(files):
-        raise ValueError(f"pictures in {output} would replace images or one another: draw them in separate folders")
-    os.makedirs(os.path.dirname(output) or "." if to_file else output, exist_ok=True)
-    predictor = DVISPredictor(cfg)
-    for path, picture in zip(tqdm(files, disable=len(files) == 1), pictures, strict=True):
-        image = read_image(path, "BGR", normalize=cfg.INPUT.NORMALIZE)
-        found = predictor(image)
-        write_picture(picture, draw_panel(image[:, :, ::-1], found, predictor.metadata))
-        counts = len(found["instances"]), len(found["proposals"])
-        logging.getLogger(__name__).info("%s: %d instances from %d proposals -> %s", path, *counts, picture)
 
 
 def draw_sheet(cfg: CfgNode, num_images: int) -> np.ndarray:
@@ -131,6 +99,26 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata, 
         return visualizer.output.get_image()
     boxes = BitMasks(masks).get_bounding_boxes()
     return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
+
+
+def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str]) -> np.ndarray:
+    """The masks over the image, each in a color of its own, the first on top; captions only where they are few."""
+    canvas = np.ascontiguousarray(image).copy()
+    colors = _distinct_colors(len(masks))
+    for (x, y, x1, y1), crop, color in list(zip(masks.boxes.tolist(), masks.crops, colors, strict=True))[::-1]:
+        tile = canvas[y:y1, x:x1]
+        tile[crop] = tile[crop] * 0.6 + color * 0.4
+        contours, _ = cv2.findContours(crop.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, contours, -1, color.tolist(), 1, offset=(x, y))
+    if len(masks) > MAX_LABELS:
+        return canvas
+    size = max(min(canvas.shape[:2]) / 900, 0.35)
+    for (x, y, *_), caption, color in zip(masks.boxes.tolist(), captions, colors, strict=True):
+        (width, height), below = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+        y = max(y, height + below)
+        cv2.rectangle(canvas, (x, y - height - below), (x + width, y), (0, 0, 0), cv2.FILLED)
+        cv2.putText(canvas, caption, (x, y - below), cv2.FONT_HERSHEY_SIMPLEX, size, color.tolist(), 1, cv2.LINE_AA)
+    return canvas
 
 
 def draw_panel(

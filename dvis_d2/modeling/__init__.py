@@ -6,3 +6,4 @@ if has_detectron2():
     from .meta_arch import DVIS
     from .proposal_generator import MeanShiftProposer
     from .roi_heads import DVISROIHeads
+    from .timm_backbone import TimmBackbone

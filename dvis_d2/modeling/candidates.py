@@ -74,7 +74,8 @@ def find_candidates(
     several, wholeness = _wholeness(member, superpixel, np.stack(parts_of)[is_member], superpixels, count)
 
     first, second, inter = _intersections(member, superpixel, superpixels.area, count)
-    alike = inter > nms_threshold * (area[first] + area[second] - inter)
+    union = area[first] + area[second] - inter
+    alike = (inter > nms_threshold * union) | (inter == union)
     within = several[second] & (inter == area[first]) & (area[first] < area[second])
     piece, whole = first[within], second[within]
     agrees = np.zeros((count, len(maps)))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .losses import binary_loss, mumford_shah_loss, permutation_invariant_loss, quantization_loss
+from .options import check_range
 
 
 class VariationalCriterion(nn.Module):
@@ -59,8 +60,7 @@ class VariationalCriterion(nn.Module):
         self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
         self.pi_windows_start = pi_windows_start
         for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
-            if not value >= 0:
-                raise ValueError(f"VariationalCriterion: {name} needs a weight and a start >= 0, not {value}")
+            check_range(f"VariationalCriterion: the weight or start of {name}", value)
         self.binary_options: dict[str, Any] = dict(
             margin=binary_margin, theta=theta, balance=binary_balance, area_exponent=binary_area_exponent
         )
@@ -111,7 +111,7 @@ class VariationalCriterion(nn.Module):
             "loss_quant": lambda: quantization_loss(logits, instance_ids),
         }
         return {
-            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else logits.float().sum() * 0
+            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else (logits.float() * 0).sum()
             for name, weight in self.weights.items()
             if weight
         }

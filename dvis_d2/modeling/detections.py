@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .masks import mask_nms, matrix_nms
+from .options import check_range
 
 NMS_KINDS = ("hard", "matrix")
 MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
@@ -37,13 +38,16 @@ def detect(
 
     Returns:
         the proposal int64, the class int64, and the score float of every detection, best first, (number kept,) each;
-        scores that are not finite are dropped.
+        scores that are not finite are dropped. ValueError for an option out of its range.
     """
+    check_range("alpha", alpha, 0, 1)
+    check_range("score_threshold", score_threshold, 0, 1)
+    check_range("max_detections", max_detections)
     highest = class_probs.amax(dim=1, keepdim=True)
     rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
     scores = alpha * ious[rows] + (1 - alpha) * class_probs[rows, classes]
-    if len(scores) > MAX_CANDIDATES:
-        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:MAX_CANDIDATES].sort().values
+    if len(scores) > (limit := max(MAX_CANDIDATES, 2 * max_detections)):
+        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:limit].sort().values
         rows, classes, scores = rows[best], classes[best], scores[best]
     # without those below the threshold: they are the last of all, so they suppress nothing
     likely = (scores >= score_threshold) & torch.isfinite(scores)

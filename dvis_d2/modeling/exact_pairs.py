@@ -43,12 +43,12 @@ def exact_pairs(
     if not windows:
         raise ValueError("window must name at least one window; (0, 1.0) is the whole map")
     for side, factor in windows:
-        if side < 0 or side % 2 or not factor >= 0:
+        if side < 0 or side % 2 or not 0 <= factor < torch.inf:
             raise ValueError(f"window must be even and >= 0 map pixels, its factor >= 0, not {side} with {factor}")
     pixels = _sort_pixels(label_map, instance_ids, foreground, reduction)
     reach = 2 * max(margin, theta)
     # The sums would hide an infinite value in a segment that has no partner for it.
-    loss, gradient = pixels.value.sum() * 0, torch.zeros_like(pixels.value)
+    loss, gradient = (pixels.value * 0).sum(), torch.zeros_like(pixels.value)
     for side, factor in windows:
         same, different = _Sums(pixels), _Sums(pixels)
         for every, instances, weight in _segmentations(pixels, label_map.shape[1:], side):

@@ -8,6 +8,7 @@ their borders. So the time hardly depends on how many objects there are.
 Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .candidates import SOURCES, Candidates, find_candidates
 from .mean_shift import mean_shift_1d_batched
+from .options import check_range
 
 _FAR = -1e30
 
@@ -65,7 +67,7 @@ def group_label_map(
             (4 neighbors): soft borders leave such specks. What stands alone may have any size.
         min_part_ratio: parts of a level below this share of its largest part are in no candidate.
         link_thresholds: in label units; each gives components of its own.
-        nms_threshold: of two masks with a higher IoU than this the one with the lower score is dropped.
+        nms_threshold: of two masks with a higher IoU than this, and of equal ones, that of the lower score is dropped.
         max_proposals: K at most.
         valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
 
@@ -84,7 +86,8 @@ def group_label_map(
         where the source holds the same mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it,
         and of 1 - wholeness of a mask in several parts that contains this one; else 0.
 
-    ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold.
+    ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold, and for a
+    number out of its range.
     """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
@@ -92,6 +95,13 @@ def group_label_map(
         raise ValueError(f"candidates must name some of {SOURCES}, got {tuple(candidates)}")
     if not bandwidths or not link_thresholds:
         raise ValueError("bandwidths and link_thresholds must each name at least one, in label units")
+    for link_threshold in link_thresholds:
+        check_range("link_thresholds", link_threshold)
+    check_range("foreground_threshold", foreground_threshold, -math.inf)
+    check_range("min_area", min_area)
+    check_range("min_part_ratio", min_part_ratio, 0, 1)
+    check_range("nms_threshold", nms_threshold, 0, 1)
+    check_range("max_proposals", max_proposals)
     labels = label_map.float()
     foreground = torch.isfinite(labels) & (labels > foreground_threshold)
     for image, (rows, columns) in enumerate(valid or ()):

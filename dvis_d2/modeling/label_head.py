@@ -38,7 +38,7 @@ class LabelMapHead(nn.Module):
             have = sorted(input_shape)
             raise ValueError(f"MODEL.LABEL_MAP_HEAD.IN_FEATURE is {in_feature!r}, but the backbone gives {have}")
         feature = input_shape[in_feature]
-        if feature.stride % common_stride:
+        if common_stride < 1 or feature.stride % common_stride:
             needed = f"a divisor of {feature.stride}, the stride of {in_feature!r}"
             raise ValueError(f"MODEL.LABEL_MAP_HEAD.COMMON_STRIDE is {common_stride}; it must be {needed}")
         self.in_feature = in_feature

@@ -5,9 +5,9 @@ Shapes: N images of a batch, (H, W) the label map.
 ``label_map`` and ``logits`` are float (N, H, W): the network's one real output channel, before the ReLU.
 ``instance_ids`` is int64 (N, H, W): 0 background, k >= 1 instance, -1 ignored; where it may be None, it only tells the
 ignored pixels. Every loss is a scalar, in float32 for float16 and bfloat16 inputs and otherwise in the input's dtype,
-that is finite for finite inputs and has a gradient path even where no pixel takes part. A shape, a dtype or an option
-that does not fit raises ValueError. Equations and sections are those of Yuan, Chen and Li, Deep Variational Instance
-Segmentation, 2020.
+that has a gradient path even where no pixel takes part. It is finite for finite inputs, of at most 1e38 for the first
+two terms. A shape, a dtype or an option that does not fit raises ValueError. Equations and sections are those of Yuan,
+Chen and Li, Deep Variational Instance Segmentation, 2020.
 """
 
 import math
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .exact_pairs import exact_pairs
+from .options import check_range
 from .sampled_pairs import instance_areas, random_pairs, stratified_pairs
 
 # for each kind of pairs the function that sums over them, and its own options with their defaults
@@ -33,7 +34,7 @@ _PAIRS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], dict[str, Any]]] =
 def huber_loss(x: Tensor, theta: float = 0.1) -> Tensor:
     """The paper's L_h (sec. 3.3) of x >= 0, elementwise: x^2 / (2 theta) below theta > 0, then x - theta / 2."""
     _check_positive("theta", theta)
-    return F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=theta) / theta
+    return F.smooth_l1_loss(x, torch.zeros_like(x), reduction="none", beta=theta)
 
 
 def binary_loss(
@@ -58,18 +59,19 @@ def binary_loss(
     """
     _check_maps("binary_loss", "logits", logits, instance_ids)
     _check_positive("margin", margin)
-    if not area_exponent >= 0:
-        raise ValueError(f"area_exponent must be >= 0, not {area_exponent}")
+    check_range("area_exponent", area_exponent)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     foreground, background = instance_ids > 0, instance_ids == 0
     violation = torch.where(foreground, margin - logits, torch.where(background, logits, 0))
     loss = huber_loss(violation.relu(), theta)
+    weight = torch.ones_like(loss)
     if area_exponent:
-        weights = instance_areas(instance_ids, foreground).to(loss.dtype) ** -area_exponent
-        loss = loss * torch.ones_like(loss).masked_scatter(foreground, weights / weights.mean())
+        areas = instance_areas(_small_ids(instance_ids), foreground).double()
+        shares = torch.softmax(-area_exponent * areas.log(), dim=0)  # the powers alone may all be 0
+        weight = weight.masked_scatter(foreground, (shares * len(shares)).to(loss.dtype))
     if balance:
-        return _masked_mean(loss, foreground) + _masked_mean(loss, background)
-    return _masked_mean(loss, foreground | background)
+        return _masked_mean(loss, foreground, weight) + _masked_mean(loss, background)
+    return _masked_mean(loss, foreground | background, weight)
 
 
 def permutation_invariant_loss(
@@ -118,8 +120,7 @@ def permutation_invariant_loss(
     _check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
     _check_positive("margin", margin)
     _check_positive("theta", theta)
-    if not different_weight >= 0:
-        raise ValueError(f"different_weight must be >= 0, not {different_weight}")
+    check_range("different_weight", different_weight)
     if reduction not in ("instances", "pairs"):
         raise ValueError(f"reduction must be 'instances' or 'pairs', not {reduction!r}")
     if pairs not in _PAIRS:
@@ -133,7 +134,7 @@ def permutation_invariant_loss(
     # Sums over pairs need float64, which Apple's GPUs lack.
     work = torch.device("cpu") if label_map.device.type == "mps" else label_map.device
     values = label_map.detach().to(work, torch.promote_types(label_map.dtype, torch.float32))
-    ids = instance_ids.to(work)
+    ids = _small_ids(instance_ids.to(work))
     foreground = ids >= 0 if background_as_instance else ids > 0
     with torch.autocast(work.type, enabled=False):
         loss, gradient = compute(values, ids, foreground, margin=margin, theta=theta, **options)
@@ -179,15 +180,17 @@ def mumford_shah_loss(
     f = label_map.to(torch.promote_types(label_map.dtype, torch.float32))
     valid = torch.ones_like(f, dtype=torch.bool) if instance_ids is None else instance_ids >= 0
     f = torch.where(valid, f, 0).relu()
-    right = f.diff(dim=2).square() * (valid[:, :, 1:] & valid[:, :, :-1])
-    down = f.diff(dim=1).square() * (valid[:, 1:] & valid[:, :-1])
-    g = F.pad(right, (0, 1)) + F.pad(down, (0, 0, 0, 1))
+    unit = scale if kind == "welsch" else 1.0
+    # Larger jumps, whose squares are infinite, have no gradient worth having.
+    right, down = ((f.diff(dim=dim) / unit).clamp(-1e18, 1e18).square() for dim in (2, 1))
+    right, down = right * (valid[:, :, 1:] & valid[:, :, :-1]), down * (valid[:, 1:] & valid[:, :-1])
+    g = F.pad(right, (0, 1)) + F.pad(down, (0, 0, 0, 1)) + f * 0  # NaN where a label is infinite
     if kind == "cauchy":
         cost = g.log1p()
     elif kind == "truncated":
         cost = g.clamp(max=1)
     elif kind == "welsch":
-        cost = -torch.expm1(-g / (2 * scale * scale))
+        cost = -torch.expm1(-g / 2)
     else:
         raise ValueError(f"kind must be 'cauchy', 'truncated' or 'welsch', not {kind!r}")
     return _masked_mean(cost, valid)
@@ -206,8 +209,15 @@ def quantization_loss(label_map: Tensor, instance_ids: Tensor | None = None) -> 
     return _masked_mean((f - f.detach().round()).abs(), counted)
 
 
-def _masked_mean(loss: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
+def _masked_mean(loss: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    return (torch.where(mask, loss, 0) * (weight / mask.sum().clamp(min=1))).sum()  # the sum alone may be infinite
+
+
+def _small_ids(instance_ids: Tensor) -> Tensor:
+    """The same instances by numbers that may be multiplied by the number of images."""
+    if not instance_ids.numel() or int(instance_ids.max()) < 2**31:
+        return instance_ids
+    return torch.where(instance_ids > 0, instance_ids.unique(return_inverse=True)[1] + 1, instance_ids)
 
 
 def _check_maps(function: str, name: str, label_map: Tensor, instance_ids: Tensor | None) -> None:

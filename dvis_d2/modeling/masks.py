@@ -11,11 +11,23 @@ import math
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks
 from torch import Tensor
+
+from .options import check_range
 
 _CHUNK = 1 << 22  # pixels that one step works on at a time: 16 MiB of float32 for each temporary
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes float32 (K, 4), x0, y0, x1, y1 with exclusive ends, of masks bool (K, h, w); zeros for empty ones.
+
+    `BitMasks.get_bounding_boxes` waits for the device several times a mask.
+    """
+    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    low = [side.int().argmax(dim=1) for side in (columns, rows)]
+    high = [side.shape[1] - side.flip(1).int().argmax(dim=1) for side in (columns, rows)]
+    return torch.stack(low + high, dim=1).float() * rows.any(dim=1, keepdim=True)
 
 
 def mask_iou(masks_a: Tensor, masks_b: Tensor) -> Tensor:
@@ -38,13 +50,15 @@ def mask_iou(masks_a: Tensor, masks_b: Tensor) -> Tensor:
 
 
 def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
-    """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`.
+    """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`, or is 1.
 
     `scores` float (K,): of equal ones the first wins. `classes` int64 (K,): masks of different classes do not suppress
-    each other; None: they do. Returns int64 (number kept,), indices in descending order of score.
+    each other; None: they do. Returns int64 (number kept,), indices in descending order of score. ValueError for a
+    threshold outside [0, 1].
     """
+    check_range("nms_threshold", threshold, 0, 1)
     order, iou = _iou_by_rank(masks, scores, classes)
-    pairs = (iou > threshold).nonzero().tolist()  # ascending, so a row is settled before it suppresses
+    pairs = ((iou > threshold) | (iou == 1)).nonzero().tolist()  # ascending, so a row is settled before it suppresses
     return order[torch.tensor(surviving(len(order), pairs), dtype=torch.int64, device=order.device)]
 
 
@@ -103,7 +117,7 @@ def upsample_soft_masks(
     output_size = output_size or image_size
     scale = [stride * out / size for out, size in zip(output_size, image_size, strict=True)]  # output pixels a cell
     result = torch.zeros((len(soft), *output_size), dtype=torch.bool, device=soft.device)
-    boxes = BitMasks(soft > 0).get_bounding_boxes().tensor.int()
+    boxes = mask_boxes(soft > 0).int()
     for k, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         if x1 <= x0:
             continue

@@ -22,6 +22,7 @@ _BINS_PER_SIGMA = 16
 # (6e-13 of its height), less than a cell, so an empty cell separates the values on its two sides.
 _CELL = 8 * _BINS_PER_SIGMA
 _KERNEL_RADIUS = _CELL - 8
+_FAR = 2.0**60  # bins from 0: beyond, different values are more than a cell apart
 _CHUNK = 4096  # cells that are smoothed at once: 12 MiB
 # Weights are summed as integers of this many binary places: such sums do not depend on the order of the additions, so a
 # GPU's atomic additions give the same modes at every run.
@@ -84,8 +85,14 @@ def mean_shift_1d_batched(
     # Most of the time goes into look-ups, and on the CPU index_select is several times faster than indexing.
     segments = segment_ids.index_select(0, index)
     bin_widths = torch.tensor(bandwidths, dtype=torch.float64, device=device) / (3 * _BINS_PER_SIGMA)
-    position = values.index_select(0, index).double() / bin_widths.index_select(0, segments)
+    values = values.index_select(0, index).double()
+    position = values / bin_widths.index_select(0, segments)
     cell = torch.floor(position / _CELL)
+    if len(far := (position.abs() > _FAR).nonzero()[:, 0]):  # cells without numbers: one for each value
+        rank = values[far].unique(return_inverse=True)[1].double() + 1
+        rank = torch.where(values[far] < 0, rank - rank.max() - 1, rank)
+        cell[far] = rank.sign() * _FAR * (1 + rank.abs() * 2.0**-40)
+        position[far] = cell[far] * _CELL
     point_slot, slot, cell_segments, cell_values = _allocate_cells(cell, segments, len(bandwidths))
     # In units of bins, on an axis on which cells without values are left out and the sets follow each other.
     position = point_slot * _CELL + (position - cell * _CELL).clamp_(0, _CELL)
@@ -104,6 +111,8 @@ def mean_shift_1d_batched(
     nearest = torch.bucketize(peaks / _CELL, (slot[1:] + slot[:-1] + 1) / 2)
     mode_segments = cell_segments[nearest]
     modes = (peaks + (cell_values[nearest] - slot[nearest]) * _CELL) * bin_widths[mode_segments]
+    if len(far):
+        modes[assignment[index[far]]] = values[far]
     return modes.to(mode_dtype), mode_segments, assignment
 
 

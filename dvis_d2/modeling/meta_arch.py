@@ -1,3 +1,4 @@
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -6,6 +7,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+
+from .options import check_range
 
 
 @META_ARCH_REGISTRY.register()
@@ -24,6 +27,7 @@ class DVIS(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg):
+        check_range("MODEL.DVIS_ROI_HEADS.START", cfg.MODEL.DVIS_ROI_HEADS.START, 0, 1)
         heads_start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
         return super().from_config(cfg) | {"heads_start": heads_start}
 
@@ -71,11 +75,17 @@ class DVIS(GeneralizedRCNN):
 
     @torch.no_grad()
     def inference(
-        self, batched_inputs: list[dict], *, do_postprocess: bool = True, intermediate: bool = False
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+        *,
+        intermediate: bool = False,
     ) -> list[dict] | list[Instances]:
         """
         Args:
             batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
+            detected_instances: as Detectron2's; boxes that are given have no proposals here: NotImplementedError.
             do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
             intermediate: return what is found on the way too, for pictures and diagnosis.
 
@@ -84,7 +94,20 @@ class DVIS(GeneralizedRCNN):
             ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also ``"label_map"`` float (h, w),
             after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's
             input.
+
+        Images that would be padded differently alone run apart, so a result does not depend on the batch.
         """
+        if detected_instances is not None:
+            raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")
+        groups = self._groups_of_one_canvas(batched_inputs)
+        if len(groups) > 1:
+            results: list = [None] * len(batched_inputs)
+            for group in groups:
+                inputs = [batched_inputs[i] for i in group]
+                found = self.inference(inputs, do_postprocess=do_postprocess, intermediate=intermediate)
+                for i, result in zip(group, found, strict=True):
+                    results[i] = result
+            return results
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         label_maps = self.proposal_generator.label_head(features)
@@ -104,6 +127,13 @@ class DVIS(GeneralizedRCNN):
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
                 output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs
+
+    def _groups_of_one_canvas(self, batched_inputs: list[dict]) -> list[list[int]]:
+        """Positions of the images that alone are padded to the same size."""
+        divisor, groups = max(self.backbone.size_divisibility, 1), defaultdict(list)
+        for i, x in enumerate(batched_inputs):
+            groups[tuple(-(-side // divisor) for side in x["image"].shape[-2:])].append(i)
+        return list(groups.values())
 
 
 def downsample_instance_ids(instance_ids: Tensor, stride: int) -> Tensor:

@@ -1,17 +1,23 @@
+import logging
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from .criterion import VariationalCriterion
 from .grouping import Grouping, group_label_map, soft_membership
 from .label_head import LabelMapHead
+from .masks import mask_boxes
+from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
+CAPPED = "{} = {} is reached: an image, or a tile of one, may hold more objects, which are lost. Raise it"
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -27,7 +33,9 @@ class MeanShiftProposer(nn.Module):
         super().__init__()
         self.label_head = label_head
         self.criterion = criterion
+        group_label_map(torch.zeros(1, 1, 1), **grouping)  # wrong options are named before a training
         self.grouping = grouping
+        check_range("num_perturbed", num_perturbed)
         self.num_perturbed = num_perturbed
 
     @classmethod
@@ -118,7 +126,11 @@ class MeanShiftProposer(nn.Module):
     def group(self, label_map: Tensor, images: ImageList) -> list[Grouping]:
         """What :func:`group_label_map` finds in the label map (N, h, w), before or after the ReLU, of every image."""
         valid = [(-(-height // self.stride), -(-width // self.stride)) for height, width in images.image_sizes]
-        return group_label_map(F.relu(label_map), valid=valid, **self.grouping)
+        groupings = group_label_map(F.relu(label_map), valid=valid, **self.grouping)
+        limit = self.grouping["max_proposals"]
+        if not self.training and any(len(found.masks) == limit for found in groupings):
+            log_first_n(logging.WARNING, CAPPED.format("MODEL.MEAN_SHIFT.MAX_PROPOSALS", limit), key="caller")
+        return groupings
 
     def to_proposals(self, groupings: list[Grouping], images: ImageList) -> list[Instances]:
         """Groupings of a batch with the fields of :meth:`forward`."""
@@ -133,7 +145,7 @@ def make_proposals(
 ) -> Instances:
     """Proposals of one image, with the fields of :meth:`MeanShiftProposer.forward`, from masks bool (K, h, w) and soft
     masks float (K, h, w) on the label map's grid and scores float (K,)."""
-    boxes = Boxes(BitMasks(masks).get_bounding_boxes().tensor.to(soft.device) * stride)
+    boxes = Boxes(mask_boxes(masks) * stride)
     boxes.clip(image_size)
     low, high = boxes.tensor.split(2, dim=1)
     margin = (high - low) * (BOX_MARGIN / 2)

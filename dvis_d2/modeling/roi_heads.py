@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -6,14 +8,19 @@ from detectron2.layers import ROIAlign, ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, build_box_head, build_mask_head
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
+from ..data.cropped_masks import CroppedMasks
 from .detections import NMS_KINDS, detect
 from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
-from .masks import mask_iou
+from .masks import mask_boxes, mask_iou
+from .options import check_range
+from .proposal_generator import CAPPED
 
+MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
@@ -72,6 +79,10 @@ class DVISROIHeads(ROIHeads):
         self.class_agnostic = class_agnostic
         self.nms = nms
         self.refine_proposals = refine_proposals
+        for name in ("alpha", "score_threshold", "nms_threshold"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("mask_loss_weight", "max_detections"):
+            check_range(name, getattr(self, name))
 
         channels = box_head.output_shape.channels
         self.cls_score = None if class_agnostic else nn.Linear(channels, self.num_classes + 1)
@@ -202,6 +213,8 @@ class DVISROIHeads(ROIHeads):
                 max_detections=self.max_detections,
                 nms=self.nms,
             )
+            if len(rows) == self.max_detections:
+                log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])
             detections.append((scores, classes, mask_of))
@@ -239,20 +252,24 @@ class DVISROIHeads(ROIHeads):
         return self._mask_logits(features, proposals).sigmoid().split([len(props) for props in proposals])
 
     def postprocess(self, result: Instances, height: int, width: int) -> Instances:
-        """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width) and tight
-        ``pred_boxes``; a detection whose mask is empty is dropped."""
-        masks = final_masks(
-            result.soft_masks,
-            result.mask_probs,
-            result.pred_boxes.tensor,
-            source=self.mask_source,
-            stride=self.map_stride,
-            image_size=result.image_size,
-            output_size=(height, width),
-        )
-        boxes = BitMasks(masks).get_bounding_boxes().to(masks.device)
+        """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width), or
+        :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, and tight ``pred_boxes``; a detection whose
+        mask is empty is dropped."""
+        step = max(1, MAX_WHOLE_MASKS // (height * width))
+        found = [self._draw(result[k : k + step], (height, width)) for k in range(0, max(1, len(result)), step)]
+        if len(found) == 1:
+            return found[0]
+        for part in found:
+            part.pred_masks = CroppedMasks.from_masks(part.pred_masks)
+        return Instances.cat(found)
+
+    def _draw(self, result: Instances, size: tuple[int, int]) -> Instances:
+        drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
+        sizes = {"image_size": result.image_size, "output_size": size}
+        masks = final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
+        boxes = Boxes(mask_boxes(masks))
         found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
-        return Instances((height, width), pred_boxes=boxes, **found)[boxes.nonempty()]
+        return Instances(size, pred_boxes=boxes, **found)[boxes.nonempty()]
 
     def _with_verdicts(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         cls_logits, ious = self._class_and_iou(features, proposals)

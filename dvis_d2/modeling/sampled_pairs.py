@@ -46,7 +46,8 @@ def stratified_pairs(
     weight = _pixel_weights(instance_ids, foreground, reduction, values.dtype)
     num_images, height, width = label_map.shape
     gradients = values.new_zeros(2, *label_map.shape)  # same, different
-    sums, totals = values.new_zeros(2, 2, num_images)
+    totals = values.new_zeros(2, num_images)
+    sums = torch.zeros_like(totals, dtype=torch.float64)  # that of large labels overflows in float32
     for dy, dx in stratified_offsets(window, center, dilation):
         if dy >= height or abs(dx) >= width:
             continue
@@ -60,10 +61,10 @@ def stratified_pairs(
             slope *= kind_weight
             gradients[kind][here] += slope
             gradients[kind][there] -= slope
-            sums[kind] += (loss * kind_weight).sum((1, 2))
+            sums[kind] += (loss * kind_weight).sum((1, 2), dtype=sums.dtype)
             totals[kind] += kind_weight.sum((1, 2))
     scales = _mean_scales(totals, reduction, different_weight)
-    return (sums * scales).sum() + values.sum() * 0, (gradients * scales[:, :, None, None]).sum(0)
+    return (sums * scales).sum() + (values * 0).sum(), (gradients * scales[:, :, None, None]).sum(0)
 
 
 @torch.no_grad()
@@ -108,7 +109,7 @@ def random_pairs(
     kinds = torch.stack((is_same, ~is_same)) * pair_weight
     kinds = kinds * _mean_scales(kinds.sum(2), reduction, different_weight)[:, :, None]
     difference = values[one] - values[other]
-    loss, gradient = values.sum() * 0, torch.zeros_like(values)
+    loss, gradient = (values * 0).sum(), torch.zeros_like(values)
     for kind, kind_weight in enumerate(kinds):
         cost, slope = _pair_cost(difference, kind == 1, margin, theta)
         loss = loss + (cost * kind_weight).sum()

@@ -3,4 +3,4 @@
 from ..evaluation.coco_ap import CocoScorer
 from .predictions import StoredPredictions, predict_images, stored_images
 from .search import TuneThresholds, coordinate_descent, split_halves, store_tuning, tune_thresholds
-from .thresholds import apply_thresholds, current_thresholds, merge_tuned_thresholds, write_thresholds
+from .thresholds import apply_thresholds, check_thresholds, current_thresholds, merge_tuned_thresholds, write_thresholds

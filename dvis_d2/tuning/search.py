@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from ..evaluation.coco_ap import CocoScorer, average_precision
 from ..modeling.meta_arch import DVIS
+from ..processes import ALONE, wait_for_all
 from .predictions import StoredPredictions, stored_images
 from .thresholds import FILE_NAME, apply_thresholds, current_thresholds, write_thresholds
 
@@ -129,7 +130,7 @@ def tune_thresholds(cfg: CfgNode, model: DVIS, *, num_images: int = 400) -> Tuni
     def tuning_score(setting: Mapping[str, object]) -> float:
         ap = average_precision(evaluate(0, setting))
         changed = ", ".join(f"{key.split('.')[-1]} {v}" for key, v in setting.items() if v != before[key])
-        logger.info("%.2f AP with %s", ap, changed or "the config's values")
+        logger.debug("%.2f AP with %s", ap, changed or "the config's values")
         return ap
 
     before = current_thresholds(cfg)
@@ -171,4 +172,5 @@ class TuneThresholds(HookBase):
             store_tuning(tuning, self.cfg.OUTPUT_DIR)
             logger.info("%s\n%s", tuning.verdict(), tuning.table())
             changed = tuning.changed
+        wait_for_all("the tuning of thresholds", ALONE)
         apply_thresholds(model, comm.all_gather(changed)[0])

@@ -5,8 +5,9 @@ A `thresholds` dict maps full config keys ("MODEL.DVIS_ROI_HEADS.ALPHA") to valu
 
 import functools
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from ..config import RENAMED_KEYS, flat, nested
 from ..modeling.candidates import SOURCES
 from ..modeling.detections import NMS_KINDS
 from ..modeling.mask_pasting import MASK_SOURCES
+from ..safe_io import parse_yaml
 
 FILE_NAME = "thresholds.yaml"
 # The tunable keys, with the argument of `group_label_map` or the attribute of `DVISROIHeads` that each one sets.
@@ -39,9 +41,11 @@ CHOICES = {  # for the values of these keys, or the members of their lists
     "MODEL.DVIS_ROI_HEADS.MASK_SOURCE": MASK_SOURCES,
     "MODEL.DVIS_ROI_HEADS.NMS": NMS_KINDS,
 }
+# the others are shares and scores
+UNBOUNDED = {f"MODEL.MEAN_SHIFT.{name}" for name in ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "LINK_THRESHOLDS")}
 
 
-def current_thresholds(cfg: CfgNode) -> dict[str, object]:
+def current_thresholds(cfg: CfgNode) -> dict[str, Any]:
     """The values that `cfg` has for every tunable key."""
     values = {key: functools.reduce(getattr, key.split("."), cfg) for key in (*GROUPING_KEYS, *HEAD_KEYS)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -54,6 +58,21 @@ def apply_thresholds(model: Any, thresholds: Mapping[str, object]) -> None:
             model.proposal_generator.grouping[GROUPING_KEYS[key]] = value
         elif key in HEAD_KEYS:
             setattr(model.roi_heads, HEAD_KEYS[key], value)
+
+
+def check_thresholds(cfg: CfgNode, keys: Iterable[str] = (*GROUPING_KEYS, *HEAD_KEYS)) -> None:
+    """ValueError if one of the tunable values cannot be: a choice that is none, a number out of its range, NaN."""
+    values = current_thresholds(cfg)
+    for key in keys:
+        listed = values[key] if isinstance(values[key], list) else [values[key]]
+        least, most = (-math.inf, math.inf) if key in UNBOUNDED else (0, 1)
+        if key in CHOICES:
+            right, what = set(listed) <= set(CHOICES[key]), f"one of {', '.join(CHOICES[key])}"
+        else:
+            right = all(isinstance(v, (int, float)) and least <= v <= most and math.isfinite(v) for v in listed)
+            what = "a finite number" if key in UNBOUNDED else "between 0 and 1"
+        if not right:
+            raise ValueError(f"{key} is {values[key]!r}; it has to be {what}\ncorrect the value")
 
 
 def write_thresholds(path: str, thresholds: Mapping[str, object], comment: str = "") -> None:
@@ -74,8 +93,8 @@ def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, 
     path = os.path.join(os.path.dirname(weights), FILE_NAME)
     if not weights or "://" in weights or not os.path.isfile(path):
         return {}
-    with open(path) as f:
-        stored = {RENAMED_KEYS.get(key, key): value for key, value in flat(yaml.safe_load(f) or {})}
+    with open(path, "rb") as f:
+        stored = {RENAMED_KEYS.get(key, key): value for key, value in flat(parse_yaml(f.read(), path))}
     tunable = GROUPING_KEYS | HEAD_KEYS
     if unknown := sorted(stored.keys() - tunable.keys()):
         advice = f"remove it; the keys are {', '.join(tunable)}"
@@ -84,11 +103,10 @@ def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, 
     for key, value in taken.items():
         try:
             cfg.merge_from_list([key, value])
-            names = [value] if isinstance(value, str) else value  # a source, or a list of candidates
-            if key in CHOICES and not set(names) <= set(CHOICES[key]):
-                raise ValueError(f"{key} is {value!r}, but there are only {', '.join(CHOICES[key])}")
+            check_thresholds(cfg, [key])
         except ValueError as error:
-            raise ValueError(f"{path}: {error}\ntune again, or correct the value") from error
+            what = str(error).partition("\n")[0]
+            raise ValueError(f"{path}: {what}\ntune again, or correct the value") from error
     logger = logging.getLogger(__name__)
     if os.path.isfile(weights) and os.path.getmtime(path) < os.path.getmtime(weights):
         logger.warning("%s is older than %s: were they tuned for other weights?", path, weights)

@@ -7,10 +7,11 @@ import statistics
 import time
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from dvis_d2.checkpoint import DVISCheckpointer
 
 from .training import ComparisonTrainer
 
@@ -20,7 +21,7 @@ WARM_UP = 3  # images
 def load_model(cfg: CfgNode) -> nn.Module:
     """The model of a finished run, with its final weights, for inference."""
     model = ComparisonTrainer.build_model(cfg).eval()
-    DetectionCheckpointer(model).load(f"{cfg.OUTPUT_DIR}/model_final.pth")
+    DVISCheckpointer(model).load(f"{cfg.OUTPUT_DIR}/model_final.pth")
     return model
 
 

@@ -57,6 +57,12 @@ def test_an_unknown_config_lists_those_that_exist():
     assert_two_lines(invoke("train", "--config-file", "shapes/hard.yaml"), "shapes/hard.yaml", "shapes/shapes.yaml")
 
 
+def test_a_folder_that_cannot_be_read_is_named_with_what_is_expected(tmp_path):
+    output = ["--output", tmp_path / "out"]
+    assert_two_lines(invoke("train", "--data", tmp_path / "no", *output), f"no folder {tmp_path}/no", "give the folder")
+    assert_two_lines(invoke("train", "--data", tmp_path, *output), "0 images", "data.yaml; LabelMe")
+
+
 def test_own_data_that_do_not_exist_are_named():
     result = invoke("train", *CONFIG, "--train-json", "nowhere.json")
     assert result.exit_code == 2 and "nowhere.json" in result.stderr and "dvis check" in result.stderr

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.config import add_dvis_config
-from dvis_d2.data import DatasetError, build_train_loader, set_start_iter
+from dvis_d2.data import DatasetError, build_train_loader, loaded_dicts, set_start_iter
 from dvis_d2.data.build import ResumableTrainingSampler, Sample, temporary_seed
 from dvis_d2.data.builtin import ShapesSplit, register_shapes
 
@@ -217,3 +217,8 @@ def test_groups(groups, batch_size, start_batch):
         assert positions == sorted(set(positions))
     sampler.start = start_batch * batch_size
     assert take(sampler, 4 * batch_size) == samples[start_batch * batch_size :][: 4 * batch_size]
+
+
+def test_dicts_of_a_loader(tiny_cfg):
+    assert {d["image_id"] for d in loaded_dicts(build_train_loader(tiny_cfg))} == set(range(1, 7))
+    assert loaded_dicts(itertools.repeat([])) == []

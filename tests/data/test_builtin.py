@@ -11,8 +11,17 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from filelock import FileLock, Timeout
 
-from dvis_d2.data.builtin import BUILTIN_SPLITS, PRESETS, ShapesSplit, register_builtin, register_shapes, write_shapes
+from dvis_d2.data.builtin import (
+    BUILTIN_SPLITS,
+    PRESETS,
+    ShapesSplit,
+    locked,
+    register_builtin,
+    register_shapes,
+    write_shapes,
+)
 from dvis_d2.data.shapes import draw_image
 from dvis_d2.data.validation import check_coco_json
 
@@ -113,6 +122,21 @@ def test_a_killed_run_leaves_no_half_set(tmp_path):
     data = json.loads(write(tmp_path / "set").read_text())
     assert len(data["images"]) == 3
     assert not list(tmp_path.glob(".set.partial-*"))
+
+
+def test_a_held_lock_says_what_it_waits_for_and_does_not_wait_for_ever(tmp_path, caplog):
+    path = tmp_path / ".set.lock"
+    with (
+        FileLock(path),
+        pytest.raises(TimeoutError, match=r"another process to draw x; end the process that holds .*\.set\.lock"),
+        locked(path, "another process to draw x", patience=0.01, limit=0.01),
+    ):
+        pass
+    assert "waiting for another process to draw x" in caplog.text
+    with locked(path, "nobody"), pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
+    with FileLock(path, timeout=0):  # released
+        pass
 
 
 @pytest.mark.slow

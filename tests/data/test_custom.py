@@ -136,9 +136,19 @@ def test_saved_config_names_its_classes_without_the_data(cfg, tmp_path):
     register_from_config(cfg)
     (tmp_path / "train" / "data.json").unlink()
     (tmp_path / "val" / "data.json").unlink()
-    register_from_config(cfg)
-    assert MetadataCatalog.get("custom_val").thing_classes == ["dog", "cat"]
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    register_from_config(cfg, train=False)
+    assert cfg.DATASETS.CUSTOM.CLASS_NAMES == ["dog", "cat"] and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert cfg.DATASETS.TEST == ()
+    with pytest.raises(DatasetError, match="train.*data.json"):
+        register_from_config(cfg)
+
+
+def test_evaluation_does_not_open_the_training_file(cfg, tmp_path):
+    cfg.DATASETS.CUSTOM.TRAIN_JSON = str(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_text("{")
+    cfg.DATASETS.CUSTOM.VAL_JSON = write(tmp_path / "val")
+    register_from_config(cfg, train=False)
+    assert cfg.DATASETS.TRAIN == () and cfg.DATASETS.TEST == ("custom_val",)
 
 
 def test_saved_config_refuses_data_of_other_classes(cfg, tmp_path):

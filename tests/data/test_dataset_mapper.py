@@ -96,6 +96,17 @@ def test_image_channels_follow_the_format(image_file):
     assert np.array_equal(rgb.permute(1, 2, 0), Image.open(image_file))
 
 
+def test_images_are_normalized_as_the_config_says(tmp_path):
+    dark = np.linspace(100, 500, H * W).reshape(H, W).astype(np.uint16)
+    Image.fromarray(dark).save(tmp_path / "a.png")
+    for normalize, most in (("auto", 255), ("none", 2)):
+        image = mapper(normalize=normalize)(dataset_dict(str(tmp_path / "a.png"), []))["image"]
+        assert image.max() == most
+    cfg = get_cfg()
+    add_dvis_config(cfg)
+    assert DVISDatasetMapper.from_config(cfg)["normalize"] == "auto"
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_small_objects_are_painted_over_large_ones(image_file, order):
     masks = [block(2, 2, 20, 30), block(5, 5, 8, 8)]

@@ -1,8 +1,11 @@
+import os
+
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 
 from dvis_d2.data import DatasetError
-from dvis_d2.engine import Trainer, argument_parser, launch, setup_cfg
+from dvis_d2.engine import Trainer, argument_parser, launch, missing_arguments, setup_cfg
 
 
 def test_batch_rate_and_schedule_scale_with_the_processes(tiny_cfg):
@@ -30,8 +33,9 @@ def test_no_period_becomes_zero(tiny_cfg):
     tiny_cfg.TEST.EVAL_PERIOD = 3
     many = Trainer.auto_scale_workers(tiny_cfg, 16)
     assert (many.SOLVER.CHECKPOINT_PERIOD, many.TEST.EVAL_PERIOD) == (1, 1)
-    tiny_cfg.TEST.EVAL_PERIOD = 0  # never: stays so
-    assert Trainer.auto_scale_workers(tiny_cfg, 16).TEST.EVAL_PERIOD == 0
+    for no_length in (0, -1):
+        tiny_cfg.TEST.EVAL_PERIOD = no_length
+        assert Trainer.auto_scale_workers(tiny_cfg, 16).TEST.EVAL_PERIOD == no_length
 
 
 def test_a_reference_that_does_not_divide_the_batch_is_named(tiny_cfg):
@@ -90,6 +94,49 @@ def test_options_win_over_arguments_and_file(tiny_coco):
     json_file, folder = map(str, tiny_coco)
     cfg = setup("--train-json", "nowhere.json", "DATASETS.CUSTOM.TRAIN_JSON", json_file)
     assert cfg.DATASETS.CUSTOM.TRAIN_JSON == json_file
+
+
+def test_own_data_bring_their_recipe_and_options_win(tiny_coco, tmp_path):
+    cfg = setup("--data", str(tiny_coco[0].parent), "--output", str(tmp_path / "mine"), "SOLVER.MAX_ITER", "7")
+    assert cfg.OUTPUT_DIR == str(tmp_path / "mine") and cfg.DATASETS.CUSTOM.CLASS_NAMES == ["green", "pink"]
+    assert cfg.MODEL.META_ARCHITECTURE == "DVIS" and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert cfg.INPUT.MIN_SIZE_TEST == 96 and cfg.SOLVER.MAX_ITER == 7  # objects of 19 px in images of 64
+    assert len(DatasetCatalog.get("custom_train")) == 5 and len(DatasetCatalog.get("custom_val")) == 1
+    assert cfg.DATASETS.TRAIN == ("custom_train",) and cfg.DATASETS.TEST == ("custom_val",)
+
+
+def test_a_json_alone_brings_a_recipe_too(tiny_coco):
+    cfg = setup("--train-json", str(tiny_coco[0]), "--train-images", str(tiny_coco[1]))
+    assert cfg.INPUT.MIN_SIZE_TEST == 96 and cfg.DATASETS.TEST == () and cfg.DATASETS.CUSTOM.VAL_JSON == ""
+
+
+def test_a_config_wins_over_the_recipe(tiny_coco, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = setup("--data", str(tiny_coco[0].parent), "--config-file", "shapes/shapes.yaml")
+    assert cfg.INPUT.MIN_SIZE_TEST == 128 and cfg.OUTPUT_DIR == "output/shapes" and cfg.DATASETS.TRAIN
+
+
+def test_a_resumed_training_has_the_same_data_split_and_recipe(tiny_coco, tmp_path):
+    args = ["--data", str(tiny_coco[0].parent), "OUTPUT_DIR", str(tmp_path / "mine"), "SOLVER.BASE_LR", "0.5"]
+    first = setup("--resume", *args)  # there is nothing yet
+    (tmp_path / "mine" / "config.yaml").write_text(first.dump())
+    before = {d["file_name"] for d in DatasetCatalog.get("custom_val")}
+    (tmp_path / "images" / "new.txt").touch()  # the folder has changed
+    assert setup("--resume", *args).dump() == first.dump()
+    assert setup("--resume", "--output", str(tmp_path / "mine"), "SEED", "3").SEED == 3
+    assert {d["file_name"] for d in DatasetCatalog.get("custom_val")} == before
+
+
+def test_the_output_folder_is_named_after_the_data(tiny_coco, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert setup("--data", ".").OUTPUT_DIR == os.path.join("output", tmp_path.name)
+
+
+@pytest.mark.parametrize("args", [["--data", "a"], ["--train-json", "a"], ["--config-file", "a"], ["--resume"]])
+def test_what_is_missing_is_said_in_three_lines(args):
+    parser = argument_parser()
+    assert missing_arguments(parser.parse_args(args)) == ""
+    assert len(missing_arguments(parser.parse_args(["SEED", "1"])).splitlines()) == 3
 
 
 def test_missing_own_data_are_named():

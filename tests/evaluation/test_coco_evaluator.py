@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from dvis_d2.data.cropped_masks import CroppedMasks
 from dvis_d2.engine import Trainer
 from dvis_d2.evaluation import DVISCOCOEvaluator
 
@@ -128,3 +129,21 @@ def test_results_are_those_of_detectron2(tiny_cfg, tiny_coco, max_dets, tmp_path
 def test_coco_sets_of_the_documents_are_registered():
     for name in ("coco_2017_val", "coco_2014_minival", "coco_2017_test-dev"):
         assert name in DatasetCatalog and MetadataCatalog.get(name).evaluator_type == "coco"
+
+
+def test_all_detections_count_and_masks_may_be_inside_their_boxes(tiny_cfg, tiny_coco, tmp_path):
+    model, rng = Answers(str(tiny_coco[0])), np.random.default_rng(0)
+    found = {image_id: crowded(model.find(image_id, (64, 64)), rng) for image_id in range(1, 7)}
+    results = []
+    for masks_as, limit in ((lambda masks: masks, 122), (CroppedMasks.from_masks, None)):
+        evaluator = DVISCOCOEvaluator(
+            "custom_val", ("bbox", "segm"), max_dets_per_image=limit, output_dir=str(tmp_path)
+        )
+        evaluator.reset()
+        for image_id, instances in found.items():
+            given = Instances((64, 64), **instances.get_fields() | {"pred_masks": masks_as(instances.pred_masks)})
+            evaluator.process([{"image_id": image_id}], [{"instances": given}])
+        results.append(evaluator.evaluate())
+    assert results[0]["segm"]["AP-green"] > 0
+    for task, values in results[0].items():
+        np.testing.assert_array_equal(list(results[1][task].values()), list(values.values()))

@@ -1,30 +1,55 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from dvis_d2.inference import DVISPredictor
 from dvis_d2.inference.predictor import detection_metadata
 
 
 @pytest.mark.parametrize("input_format", ["BGR", "RGB"])
-def test_everything_of_one_image(tiny_cfg, tiny_coco, input_format):
-    tiny_cfg.INPUT.FORMAT = input_format
-    tiny_cfg.INPUT.MIN_SIZE_TEST = 96
+def test_everything_of_one_image(untrained_cfg, tiny_coco, input_format):
+    untrained_cfg.INPUT.FORMAT = input_format
+    untrained_cfg.INPUT.MIN_SIZE_TEST = 96
     image = cv2.imread(str(tiny_coco[1] / "0.png"))[:48]
-    output = DVISPredictor(tiny_cfg)(image)
+    output = DVISPredictor(untrained_cfg)(image)
     assert output["instances"].pred_masks.shape[1:] == (48, 64)
     assert output["label_map"].shape == output["levels"].shape == (48, 64)  # stride 2 of twice the size
     assert output["proposals"].image_size == (96, 128)
 
 
-def test_channels_are_given_as_the_network_expects_them(tiny_cfg):
+@pytest.mark.parametrize("input_format", ["BGR", "RGB"])
+def test_an_image_gives_the_same_in_every_form(untrained_cfg, tiny_coco, input_format):
+    untrained_cfg.defrost()
+    untrained_cfg.INPUT.FORMAT = input_format
+    path = tiny_coco[1] / "0.png"
+    image = cv2.imread(str(path))
+    predictor = DVISPredictor(untrained_cfg)
+    expected = predictor(image)["label_map"]
+    alpha = np.full_like(image[..., :1], 9)
+    for same in (
+        path,
+        str(path),
+        Image.open(path),
+        np.dstack([image, alpha]),
+        image / 255,
+        image.astype(np.uint16) * 257,
+    ):
+        assert torch.equal(predictor(same)["label_map"], expected)
+    assert predictor(image[..., 0])["label_map"].shape == expected.shape
+    with pytest.raises(ValueError, match=r"uint8 \(64, 64, 2\)"):
+        predictor(image[..., :2])
+
+
+def test_channels_are_given_as_the_network_expects_them(untrained_cfg):
     blue = np.zeros((64, 64, 3), np.uint8)
     blue[:, :, 0] = 255
     seen = {}
     for input_format in ("BGR", "RGB"):
-        tiny_cfg.INPUT.FORMAT = input_format
-        predictor = DVISPredictor(tiny_cfg)
+        untrained_cfg.INPUT.FORMAT = input_format
+        predictor = DVISPredictor(untrained_cfg)
         predictor.model.backbone.register_forward_pre_hook(lambda _, args, f=input_format: seen.update({f: args[0]}))
         predictor(blue)
     assert seen["BGR"][0, :, 0, 0].argmax() == 0 and seen["RGB"][0, :, 0, 0].argmax() == 2
@@ -36,4 +61,4 @@ def test_classes_that_are_not_told_apart_are_not_named(tiny_cfg):
     tiny_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = True
     assert detection_metadata(tiny_cfg).thing_classes == ["object"]
     tiny_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC, tiny_cfg.DATASETS.TEST = False, ()
-    assert detection_metadata(tiny_cfg).get("thing_classes") is None
+    assert detection_metadata(tiny_cfg).thing_classes == ["green", "pink"]

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -10,12 +8,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from dvis_d2.inference.visualization import (
     colorize_label_map,
     colorize_levels,
-    draw_files,
     draw_instances,
     draw_panel,
     draw_proposals,
     draw_sheet,
-    find_images,
     write_picture,
 )
 
@@ -123,39 +119,6 @@ def files(tiny_coco):
     return [str(tiny_coco[1] / f"{i}.png") for i in range(6)]
 
 
-def test_paths_and_patterns_name_images(files, tiny_coco):
-    folder = tiny_coco[1]
-    assert find_images([files[5], f"{folder}/[01].png"]) == [files[5], files[0], files[1]]
-    assert find_images([files[1], f"{folder}/[01].png"]) == [files[1], files[0]]
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        find_images([files[0], "nowhere/*.png"])
-
-
-def test_one_picture_an_image_or_one_file(tiny_cfg, files, tmp_path):
-    draw_files(tiny_cfg, files[:2], str(tmp_path / "a" / "b"))
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["0.png", "1.png"]
-    draw_files(tiny_cfg, files[:1], str(tmp_path / "c" / "one.jpg"))
-    assert (tmp_path / "c" / "one.jpg").is_file()
-    draw_files(tiny_cfg, files[:1], str(tmp_path / "a"))
-    assert (tmp_path / "a" / "0.png").is_file()
-
-
-def test_a_picture_replaces_no_image_and_no_other_picture(tiny_cfg, files, tmp_path):
-    first = Path(files[0])
-    namesake = tmp_path / "other" / first.name
-    namesake.parent.mkdir()
-    namesake.write_bytes(first.read_bytes())
-    for images, output in (
-        (files[:1], first.parent),
-        (files[:1], first),
-        (files[:2], first.parent / "."),
-        ([files[0], str(namesake)], tmp_path / "pictures"),
-    ):
-        with pytest.raises(ValueError, match="would replace"):
-            draw_files(tiny_cfg, images, str(output))
-    assert first.read_bytes() == namesake.read_bytes() and not (tmp_path / "pictures").exists()
-
-
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     for name in ("a.pdf.what", "nowhere/a.png"):
         with pytest.raises(OSError, match=name):
@@ -167,22 +130,22 @@ def test_pictures_keep_their_colors(tmp_path):
     assert cv2.imread(str(tmp_path / "red.png"))[0, 0].tolist() == [0, 0, 255]
 
 
-def test_sheet_of_a_data_set_with_ground_truth(tiny_cfg):
-    one, three = (draw_sheet(tiny_cfg, num_images) for num_images in (1, 3))
+def test_sheet_of_a_data_set_with_ground_truth(untrained_cfg):
+    one, three = (draw_sheet(untrained_cfg, num_images) for num_images in (1, 3))
     assert three.shape[0] == 2 * one.shape[0] and three.shape[1] == one.shape[1]
     width = one.shape[1] // 2  # the second place is empty
     assert (one[:, width:] == 255).all() and not (three[: one.shape[0], width:] == 255).all()
     assert (three[one.shape[0] :, width:] == 255).all()
 
 
-def test_sheet_without_ground_truth_has_one_tile_less(tiny_cfg, files):
-    annotated = draw_sheet(tiny_cfg, 1)
+def test_sheet_without_ground_truth_has_one_tile_less(untrained_cfg, files):
+    annotated = draw_sheet(untrained_cfg, 1)
     name = "tiny_without_annotations"
     DatasetCatalog.register(name, lambda: [{"file_name": files[0], "height": 64, "width": 64, "image_id": 1}])
     MetadataCatalog.get(name).thing_classes = ["green", "pink"]
     try:
-        tiny_cfg.DATASETS.TEST = (name,)
-        assert draw_sheet(tiny_cfg, 12).shape[1] * 6 == annotated.shape[1] * 5
+        untrained_cfg.DATASETS.TEST = (name,)
+        assert draw_sheet(untrained_cfg, 12).shape[1] * 6 == annotated.shape[1] * 5
     finally:
         DatasetCatalog.pop(name)
         MetadataCatalog.pop(name)

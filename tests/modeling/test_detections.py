@@ -49,7 +49,9 @@ def test_only_the_best_pairs_of_proposal_and_class_are_compared():
     count = MAX_CANDIDATES + 50
     probs = [[0.2 + 0.5 * i / count] for i in range(count)]
     probs[7] = [float("nan")]
-    rows, _, _ = detections_of([0.5] * count, probs, max_detections=2 * count)
+    rows, _, _ = detections_of([0.5] * count, probs, max_detections=MAX_CANDIDATES // 2)
+    assert rows == list(range(count - 1, count - 1 - MAX_CANDIDATES // 2, -1))
+    rows, _, _ = detections_of([0.5] * count, probs, max_detections=MAX_CANDIDATES)  # twice as many are compared
     assert rows == list(range(count - 1, count - 1 - MAX_CANDIDATES, -1))
 
 

@@ -121,6 +121,11 @@ def test_nms_drops_near_duplicates_and_max_proposals_the_worst():
     assert len(best) == 1
 
 
+def test_equal_masks_are_one_proposal_at_any_threshold():
+    found = group(draw((3, *LEFT), (5, *RIGHT)), nms_threshold=1.0)
+    assert sorted(map(int, found.masks.sum(dim=(1, 2)))) == [30, 36]
+
+
 def test_a_level_ramp_gives_finite_proposals():
     ramp = torch.linspace(0, 12, 64).expand(48, 64)
     found = group(ramp)

@@ -2,17 +2,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.structures import BitMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from dvis_d2.modeling.masks import mask_iou, mask_nms, upsample_soft_masks
+from dvis_d2.modeling.masks import mask_boxes, mask_iou, mask_nms, upsample_soft_masks
 
 
 def rectangle(size, y0, y1, x0, x1):
     mask = torch.zeros(size, dtype=torch.bool)
     mask[y0:y1, x0:x1] = True
     return mask
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 5), st.floats(0, 0.3))
+def test_boxes_are_those_of_detectron2(seed, count, density):
+    masks = torch.from_numpy(np.random.default_rng(seed).random((count, 7, 5)) < density)
+    assert torch.equal(mask_boxes(masks), BitMasks(masks).get_bounding_boxes().tensor)
 
 
 def test_iou_by_hand():
@@ -59,6 +67,11 @@ def test_nms_keeps_the_best_and_is_greedy():
     assert mask_nms(masks, scores, 0.6).tolist() == [1, 3, 0, 2]
     # When the middle one is the worst, it suppresses nothing, as it is suppressed itself.
     assert mask_nms(masks, torch.tensor([0.9, 0.5, 0.4, 0.7]), 0.5).tolist() == [0, 3, 2]
+
+
+def test_equal_masks_are_duplicates_at_any_threshold():
+    masks = torch.stack([rectangle((4, 6), 0, 2, 0, 4), rectangle((4, 6), 0, 2, 0, 4), rectangle((4, 6), 0, 2, 0, 5)])
+    assert mask_nms(masks, torch.tensor([0.5, 0.9, 0.7]), 1.0).tolist() == [1, 2]
 
 
 def test_nms_by_class():

@@ -222,6 +222,39 @@ def test_any_values_give_consistent_output(values):
         assert modes.min() >= values[finite].min() - 1e-3 and modes.max() <= values[finite].max() + 1e-3
 
 
+def test_weights_of_one_set_do_not_touch_the_others():
+    values = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    weights = torch.tensor([1.0, 2.0, 1e12, 2e12, 1e-12, 2e-12], dtype=torch.float64)
+    sets = torch.tensor([0, 0, 1, 1, 2, 2])
+    modes, mode_sets, assignment = mean_shift_1d_batched(values, sets, [0.9] * 3, weights=weights)
+    assert mode_sets.tolist() == [0, 0, 1, 1, 2, 2] and assignment.tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(modes, modes[:2].repeat(3))
+
+
+def test_values_beyond_all_numbers_of_bandwidths():
+    values = torch.tensor([1e305, 0.0, -1e308, 1e305, 5e-7, 1.1e305, -1.1e308, 1.0], dtype=torch.float64)
+    modes, assignment = mean_shift_1d(values, 1e-6)
+    expected, numbers = values.unique(return_inverse=True)
+    # 5e-7 is 1.5 sigma from 0: one mode between them
+    merged = torch.cat([expected[:2], torch.tensor([2.5e-7], dtype=torch.float64), expected[4:]])
+    torch.testing.assert_close(modes, merged, rtol=1e-6, atol=1e-8)
+    assert assignment.tolist() == (numbers - (numbers > 2).long()).tolist()
+    sets = torch.arange(8) % 2
+    modes, mode_sets, assignment = mean_shift_1d_batched(values, sets, [1e-6, 0.1])
+    assert mode_sets.tolist() == [0] * 4 + [1] * 4
+    torch.testing.assert_close(modes[assignment], values, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=12), st.floats(1e-300, 1e300))
+def test_any_values_at_any_bandwidth(values, bandwidth):
+    values = torch.tensor(values, dtype=torch.float64)
+    modes, assignment = mean_shift_1d(values, bandwidth)
+    assert torch.isfinite(modes).all() and (modes.diff() > 0).all()
+    assert torch.equal(assignment.unique(), torch.arange(len(modes)))
+    assert (assignment[values.argsort()].diff() >= 0).all()
+
+
 @pytest.mark.parametrize(
     ("values", "bandwidth", "weights", "match"),
     [

@@ -122,14 +122,19 @@ def test_forward_in_eval_mode_is_inference_and_deterministic(model):
     assert torch.equal(first["instances"].scores, second["instances"].scores)
 
 
-def test_a_batch_equals_its_images(model):
-    """Padding to the batch's size changes the features near the border only; without padding nothing changes."""
-    model.eval()
-    model.proposal_generator.grouping["foreground_threshold"] = -1.0
-    inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)} for _ in range(2)]
-    together = model(inputs)
-    for alone, both in zip([model([x])[0] for x in inputs], together, strict=True):
+def test_a_batch_equals_its_images_whatever_their_sizes(model):
+    model.proposal_generator.grouping["foreground_threshold"] = -1.0  # an untrained map is all foreground
+    model.roi_heads.score_threshold = 0.0
+    sizes = ((64, 64), (40, 90), (64, 64), (61, 33), (128, 96))
+    inputs = [{"image": torch.randint(0, 256, (3, *size), dtype=torch.uint8), "height": 50} for size in sizes]
+    together = model.eval().inference(inputs, intermediate=True)
+    assert [out["instances"].image_size for out in together] == [(50, width) for _, width in sizes]
+    for x, both in zip(inputs, together, strict=True):
+        (alone,) = model.inference([x], intermediate=True)
+        torch.testing.assert_close(alone["label_map"], both["label_map"], atol=1e-5, rtol=1e-5)
+        assert len(alone["instances"]) == len(both["instances"]) > 0
         torch.testing.assert_close(alone["instances"].scores, both["instances"].scores, atol=1e-4, rtol=1e-4)
+        assert torch.equal(alone["instances"].pred_masks, both["instances"].pred_masks)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from dvis_d2.modeling import roi_heads
 from tests.modeling.roi_head_cases import (
     NUM_CLASSES,
     OBJECT,
@@ -104,7 +105,7 @@ def test_images_without_proposals_stay_empty():
 
 
 @pytest.mark.parametrize("source", ["label_map", "head"])
-def test_masks_come_out_at_the_output_size_in_place(source):
+def test_masks_come_out_at_the_output_size_in_place(source, monkeypatch):
     heads = build(mask_source=source)
     (result,) = predict(heads, [make_proposals(OBJECT)], [[9.0, 0, 0, 0]], [0.9])
     # the box of 12 px grows by 20 %: in the middle 10 of 12 cells the head sees the object
@@ -113,6 +114,10 @@ def test_masks_come_out_at_the_output_size_in_place(source):
     output = heads.postprocess(result, 64, 64)  # the image was 32 x 32
     expected = torch.zeros(64, 64, dtype=torch.bool)
     expected[8:32, 8:32] = True
+    monkeypatch.setattr(roi_heads, "MAX_WHOLE_MASKS", 64 * 64 - 1)
+    large = heads.postprocess(result, 64, 64)
+    assert (large.pred_masks.numpy() == output.pred_masks.numpy()).all()
+    assert torch.equal(large.pred_boxes.tensor, output.pred_boxes.tensor)
     difference = (output.pred_masks[0] ^ expected).float().mean()
     assert difference < 0.03
     assert output.pred_boxes.tensor[0].tolist() == pytest.approx([8, 8, 32, 32], abs=1.5)

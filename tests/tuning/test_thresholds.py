@@ -2,8 +2,10 @@ import logging
 import os
 
 import pytest
+import torch
 import yaml
 
+from dvis_d2.checkpoint import checkpoint_info
 from dvis_d2.engine import argument_parser, setup_cfg
 from dvis_d2.engine.trainer import Trainer
 from dvis_d2.tuning import apply_thresholds, current_thresholds, merge_tuned_thresholds, write_thresholds
@@ -18,7 +20,7 @@ TUNED = {ALPHA: 0.125, BANDWIDTHS: [0.33], NMS: 0.7}
 def weights(tmp_path):
     """Path of a weights file with tuned thresholds beside it."""
     path = tmp_path / "model_final.pth"
-    path.touch()
+    torch.save({"model": {}, "dvis": checkpoint_info(setup(inference=False))}, path)
     write_thresholds(str(tmp_path / FILE_NAME), TUNED, comment="two\nlines")
     return str(path)
 
@@ -104,6 +106,36 @@ def test_an_unusable_file_is_named(weights, thresholds, named):
     with pytest.raises(ValueError, match=named) as error:
         setup("MODEL.WEIGHTS", weights)
     assert path in str(error.value) and len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MODEL: &a {MEAN_SHIFT: *a}",
+        "MODEL: {MEAN_SHIFT: {BANDWIDTHS: &a [*a]}}",
+        "0.5",
+        "[1, 2]",
+        "MODEL: {DVIS_ROI_HEADS: {ALPHA: .nan}}",
+        "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1.5}}",
+        "MODEL: {ROI_HEADS: {NMS_THRESH_TEST: -0.1}}",
+        "MODEL: {MEAN_SHIFT: {BANDWIDTHS: [.inf]}}",
+        "MODEL: {MEAN_SHIFT: {LINK_THRESHOLDS: [[0.1]]}}",
+        "MODEL: !!python/object/apply:os.system [exit 3]",
+        "{" * 3000,
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_at_once(weights, text):
+    path = os.path.join(os.path.dirname(weights), FILE_NAME)
+    with open(path, "w") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match=FILE_NAME) as error:
+        setup("MODEL.WEIGHTS", weights)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_thresholds_of_the_command_line_are_checked_too():
+    with pytest.raises(ValueError, match="SCORE_THRESH_TEST is 50.0; it has to be between 0 and 1"):
+        setup("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "50.0")
 
 
 def test_keys_of_version_0_1_0_are_read_by_their_new_names(weights):

@@ -1,0 +1,134 @@
+"""The package from Python: `dvis_d2.load`, :meth:`Model.predict`, `dvis_d2.train`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+from detectron2.modeling import build_model
+from PIL import Image
+from torch import Tensor
+
+from . import engine
+from .checkpoint import DVISCheckpointer, class_names, load_model
+from .data.image_io import to_image
+from .inference.result import Result
+from .inference.tiling import TiledInference
+from .inference.visualization import draw_panel
+
+Input = str | os.PathLike | np.ndarray | Image.Image | Tensor
+
+
+class Model:
+    """A trained network: ``cfg`` its config, ``network`` the module, ``class_names``; ``results`` the metrics by task,
+    if :func:`train` made it."""
+
+    def __init__(
+        self, cfg: CfgNode, network: Any, class_names: Sequence[str], statistics: Mapping[str, Any] | None = None
+    ):
+        self.cfg, self.network, self.results = cfg, network, dict[str, Any]()
+        self.class_names = list(class_names) or [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+        self._inference = TiledInference(cfg, network, dict(statistics or {}) or None)
+        self._whole = TiledInference(cfg, network, self._inference.statistics, tile=0)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Model":
+        """That of ``MODEL.WEIGHTS``; `cfg` as of :func:`engine.setup_cfg`."""
+        network = build_model(cfg).eval()
+        info = DVISCheckpointer(network).load(cfg.MODEL.WEIGHTS).get("dvis") or {}
+        return cls(cfg, network, info.get("class_names") or class_names(cfg, cfg.DATASETS.TEST), info.get("statistics"))
+
+    @overload
+    def predict(
+        self, images: Input, *, confidence_threshold: float = 0.5, scale: float | None = None, label_map: bool = False
+    ) -> Result: ...
+
+    @overload
+    def predict(
+        self, images: list, *, confidence_threshold: float = 0.5, scale: float | None = None, label_map: bool = False
+    ) -> list[Result]: ...
+
+    def predict(self, images, *, confidence_threshold=0.5, scale=None, label_map=False):
+        """The objects in an image, or in each of a list.
+
+        Args:
+            images: paths; NumPy arrays (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), uint8, uint16 or float; PIL
+                images; tensors like the arrays, or with the channels first.
+            confidence_threshold: least score of an object, from 0 to 1.
+            scale: network pixels an image pixel; by default that of the training.
+            label_map: keep the network's label map, if the image is not read in tiles.
+
+        Raises:
+            OSError: a file that cannot be read.
+            TypeError, ValueError: no image; or a threshold outside of 0 to 1.
+        """
+        if isinstance(images, list):
+            options = {"confidence_threshold": confidence_threshold, "scale": scale, "label_map": label_map}
+            return [self.predict(image, **options) for image in images]
+        image = to_image(images, "RGB", normalize=self.cfg.INPUT.NORMALIZE)
+        found = self._detect(self._inference, image, confidence_threshold, scale, label_map)
+        objects = found["instances"]
+        return Result(
+            masks=objects.pred_masks,
+            boxes=objects.pred_boxes.tensor.numpy(),
+            scores=objects.scores.float().numpy(),
+            classes=objects.pred_classes.numpy(),
+            class_names=self.class_names,
+            image=image,
+            pixels=images if isinstance(images, np.ndarray) else image,
+            label_map=found["label_map"].float().cpu().numpy() if "label_map" in found else None,
+        )
+
+    def draw_panel(self, image: np.ndarray, *, confidence_threshold: float = 0.5) -> np.ndarray:
+        """An image beside its label map, levels, proposals and result; all uint8 (H, W, 3) in RGB."""
+        found = self._detect(self._whole, image, confidence_threshold, None, True)
+        found["instances"].pred_masks = torch.from_numpy(found["instances"].pred_masks.numpy())
+        return draw_panel(image, found, Metadata(thing_classes=self.class_names))
+
+    def _detect(self, inference, image: np.ndarray, threshold: float, scale: float | None, label_map: bool) -> dict:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"the confidence threshold is {threshold}: give a score from 0 to 1")
+        heads: Any = self.network.roi_heads
+        heads.score_threshold = threshold
+        channels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+        return inference.predict(channels, scale=scale, label_map=label_map)
+
+
+def load(source: str | os.PathLike, *, device: str | None = None, opts: Sequence[str] = ()) -> Model:
+    """The model of a packaged name, a training's folder, a file of weights (.pth, .safetensors), or a URL.
+
+    `device`: "cpu", "cuda", ...; by default CUDA where there is one. `opts`: "KEY", "VALUE", ... for its config.
+    FileNotFoundError if there is none; ValueError for weights that do not fit.
+    """
+    cfg, network, info = load_model(source, device=device, opts=opts)
+    return Model(cfg, network, info["class_names"], info.get("statistics"))
+
+
+def train(
+    train: str | os.PathLike,
+    val: str | os.PathLike | None = None,
+    *,
+    output_dir: str | os.PathLike,
+    config_file: str | os.PathLike = "dvis_R50.yaml",
+    opts: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Model:
+    """Train in this process, as ``dvis train`` does, and load what came of it.
+
+    Args:
+        train, val: COCO annotations; without `val` nothing is evaluated.
+        config_file: as ``--config-file``.
+        opts: values by config key: ``{"SOLVER.MAX_ITER": 500}``.
+        options: `train_images` and `val_images`, folders, by default those of the annotations; ``resume=True``.
+    """
+    args = engine.argument_parser().parse_args([])
+    for name, value in ({"train_json": train, "val_json": val, "config_file": config_file} | options).items():
+        setattr(args, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    args.opts = [str(word) for pair in (opts or {}).items() for word in pair] + ["OUTPUT_DIR", os.fspath(output_dir)]
+    cfg, results = engine.train(args)
+    model = load(cfg.OUTPUT_DIR)
+    model.results = results
+    return model

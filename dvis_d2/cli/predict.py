@@ -1,0 +1,150 @@
+"""`dvis predict`: what a network finds in files, folders, videos and cameras, in the forms that are asked for."""
+
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+import torch
+from detectron2.config import get_cfg
+from tqdm import tqdm
+
+from .. import engine
+from ..api import Model, load
+from ..inference.sources import Source, Unreadable, find_sources
+from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
+from .errors import UserError
+from .networks import CONFIG_PAIRS, check_pairs, program_arguments
+
+FORMS = "\b\nForms of --save, and where in DIR:\n" + "\n".join(f"  {name:9}{text}" for name, text in FORMATS.items())
+
+
+class Interrupted(UserError):
+    exit_code = 130  # as the shell says of what Ctrl-C ended
+
+
+@click.command(context_settings=CONFIG_PAIRS, epilog=FORMS)
+@click.option("-o", "--output", required=True, metavar="DIR", help="A new or empty folder.")
+@click.option(
+    "--model", metavar="MODEL", help="A packaged model's name, a training's folder, a file of weights, a URL."
+)
+@click.option("--config-file", metavar="FILE", help="Instead of --model, with MODEL.WEIGHTS FILE behind the inputs.")
+@click.option("--save", multiple=True, type=click.Choice([*FORMATS]), default=["labels"], help="May be repeated.")
+@click.option(
+    "--confidence-threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score."
+)
+@click.option(
+    "--scale", type=click.FloatRange(0, min_open=True), help="Network pixels an image pixel; default: as trained."
+)
+@click.option("--webcam", is_flag=True, help="What the first camera sees, until Ctrl-C.")
+@click.option("--resume", is_flag=True, help="Go on in DIR with what is not complete there.")
+@click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, type=click.UNPROCESSED)
+def predict(arguments: tuple[str, ...], output: str, model: str | None, config_file: str | None, **given) -> None:
+    """Find objects in images, and write them in the forms of --save, by default as images of object numbers.
+
+    INPUT is an image of one page or several, a video, a folder of these, a pattern in quotes, or a COCO file, whose
+    images need no annotations.
+    """
+    top = get_cfg().keys()
+    keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
+    first = next(keys, len(arguments))
+    opts = check_pairs(arguments[first:])
+    sources, category_ids = find_sources(arguments[:first])
+    sources += [Source("webcam", "webcam", camera=0)] * given["webcam"]
+    if not sources or (model is None) == (config_file is None):
+        raise click.UsageError("give an INPUT, or --webcam, and either --model or --config-file")
+    check_output(output, sources, given["resume"])
+    if model is not None:
+        network = load(model, opts=opts)
+    else:
+        args = program_arguments(opts, config_file=config_file)
+        network = Model.from_config(engine.setup_cfg(args, inference=True))
+    options = {key: given[key] for key in ("confidence_threshold", "scale")}
+    if predict_sources(network, sources, output, given["save"], category_ids, **options):
+        click.get_current_context().exit(1)
+
+
+def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
+    """UserError if `output` is no folder that a run may write to."""
+    folder, there = os.path.join(os.path.realpath(output), ""), os.listdir(output) if os.path.isdir(output) else []
+    inside = [source.path for source in sources if os.path.realpath(source.path).startswith(folder)]
+    for wrong, what in (
+        (os.path.exists(output) and not os.path.isdir(output), "is a file: a folder is needed"),
+        (inside, f"holds an input, {inside[:1]}"),
+        (there and not resume, "is not empty; --resume goes on in the folder of a run"),
+        (there and STATE not in there, "is not a run's folder"),
+    ):
+        if wrong:
+            raise UserError(f"{output} {what}\nTo do: give a new folder after -o")
+
+
+def predict_sources(
+    model: Model,
+    sources: Sequence[Source],
+    output: str,
+    formats: Sequence[str],
+    category_ids: dict[str, int] | None = None,
+    *,
+    confidence_threshold: float = 0.5,
+    scale: float | None = None,
+) -> list[str]:
+    """Predict what is not complete, write the tables, and print a summary; the paths that could not be read.
+
+    `category_ids`: by class name, by default from 1 on. UserError if one is missing, if `output` is of another run, or
+    on Ctrl-C, which ends a camera's film in order.
+    """
+    names = model.class_names
+    if missing := set(names) - (category_ids or dict.fromkeys(names, 0)).keys():
+        raise UserError(f"the COCO file has no categories {sorted(missing)}\nTo do: add them, or give the image files")
+    categories = [(category_ids[name] if category_ids else k, name) for k, name in enumerate(names, start=1)]
+    settings = {"weights": os.path.abspath(model.cfg.MODEL.WEIGHTS), "save": sorted(formats)}
+    settings |= {"confidence threshold": confidence_threshold, "scale": scale}
+    _settle(output, settings | {f"input {source.name}": os.path.realpath(source.path) for source in sources})
+    failed: list[str] = []
+    images, objects = 0, 0
+    panel = functools.partial(model.draw_panel, confidence_threshold=confidence_threshold)
+    todo = [source for source in sources if not record_path(output, source).exists()]
+    with tqdm(total=len(todo), unit="image") as bar:
+        for source in todo:
+            try:
+                with SourceWriter(output, source, formats) as writer:
+                    try:
+                        for frame in source.frames():
+                            bar.total += max(frame.total - 1, 0) if writer.images == 0 else 0
+                            result = model.predict(frame.image, confidence_threshold=confidence_threshold, scale=scale)
+                            writer.add(frame, result, panel)
+                            bar.update()
+                    except KeyboardInterrupt:
+                        if source.camera is None:
+                            raise
+            except (Unreadable, torch.OutOfMemoryError) as error:
+                failed.append(source.path)
+                bar.write(f"left out: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                command = shlex.join(["dvis", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
+                raise Interrupted(f"interrupted; what is complete is in {output}\nTo do: {command}") from None
+            else:
+                images, objects = images + writer.images, objects + writer.objects
+    write_tables(output, sources, formats, categories)
+    done = len(sources) - len(todo)
+    before, left_out = f"; {done} inputs were complete", f"; {len(failed)} of {len(sources)} inputs could not be read"
+    click.echo(f"{output}: {objects} objects in {images} images{before * bool(done)}{left_out * bool(failed)}")
+    return failed
+
+
+def _settle(output: str, settings: dict) -> None:
+    """Write down what makes a run, or compare it with the one that began in this folder."""
+    os.makedirs(os.path.join(output, STATE), exist_ok=True)
+    before: dict = {}
+    with open(os.path.join(output, STATE, "run.json"), "a+", encoding="utf-8") as file:
+        file.seek(0)
+        before = json.loads(file.read() or "{}")
+        for key in before.keys() & settings.keys():
+            if before[key] != settings[key]:
+                what = f"{output} is of a run with {key} {before[key]}, not {settings[key]}"
+                raise UserError(f"{what}\nTo do: give the same, or a new folder after -o")
+        file.truncate(0)
+        json.dump(before | settings, file)

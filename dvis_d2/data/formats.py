@@ -1,0 +1,211 @@
+"""A folder of images with masks in any common format, as COCO JSON with a validation split.
+
+Nothing in the folder is changed: the JSON files are written elsewhere and name the images where they are.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from .mask_folders import IMAGE_SUFFIXES, FormatError, pair_masks, part_of, read_masks, some
+from .polygon_files import is_labelme, is_yolo, read_labelme, read_yolo
+from .to_coco import complete_coco
+
+CONVERTED, LOCK = "data", ".lock"  # in the output folder
+VAL_SHARE = 0.15  # of the images, where a folder has none for validation
+EXPECTED = (
+    "expected: COCO JSON; images/ and masks/ of the same names with one integer an object, or a.png and a_masks.png; "
+    "ID/images/ and ID/masks/ with one file an object; YOLO outlines with data.yaml; LabelMe JSON"
+)
+
+
+class Converted(NamedTuple):
+    """COCO JSON files of a folder, "" where there is nothing to validate on, and what was found and done, in words."""
+
+    train_json: str
+    val_json: str
+    image_root: str
+    summary: str
+
+
+def convert_folder(
+    source: str | os.PathLike, output_dir: str | os.PathLike, *, seed: int = 0, keep: bool = False
+) -> Converted:
+    """Write `train.json` and `val.json` for the images and masks in `source` into `output_dir`/data.
+
+    `source` may also be a COCO JSON or a `data.yaml`, where its folder holds other annotations too. Where it has no
+    validation images, 15 % of the images, at least one, are drawn by `seed`, so that no class loses its only training
+    image. What is there already is used again if `source` has not changed since, and with `keep` (a training that
+    goes on) even then. Several processes may call this at once.
+
+    FormatError (a DatasetError), naming the file, where something is missing, ambiguous or cannot be read.
+    """
+    source, output = Path(source), Path(output_dir, CONVERTED)
+    train, val = output / "train.json", output / "val.json"
+    output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / LOCK):
+        info: dict[str, Any] = {}
+        if train.exists():
+            info = json.loads(train.read_text(encoding="utf-8"))["info"]
+        if not (info and keep):
+            files = list_files(source)
+            stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
+            fingerprint = hashlib.sha256(repr((seed, stamps)).encode()).hexdigest()
+            if info.get("fingerprint") != fingerprint:
+                root = source if source.is_dir() else source.parent
+                kind, parts = read_folder(root, files, masks=source.is_dir())
+                summary = f"{source}: {kind}\n  {_divide(parts, seed)}"
+                info = {"fingerprint": fingerprint, "image_root": str(root), "summary": summary}
+                for path, part in ((val, "val"), (train, "train")):  # train.json last: it says that all is there
+                    path.unlink(missing_ok=True)
+                    if part in parts:
+                        path.with_suffix(".tmp").write_text(json.dumps({"info": info, **parts[part]}), encoding="utf-8")
+                        path.with_suffix(".tmp").replace(path)
+    return Converted(str(train), str(val) if val.exists() else "", info["image_root"], info["summary"])
+
+
+def list_files(source: Path) -> list[Path]:
+    """All files below a folder, without hidden ones and those of trainings; a JSON or data.yaml with the images and
+    text files that may belong to it."""
+    if source.is_file():
+        wanted = IMAGE_SUFFIXES if source.suffix == ".json" else (*IMAGE_SUFFIXES, ".txt")
+        return [source, *(path for path in list_files(source.parent) if path.suffix.lower() in wanted)]
+    if not source.is_dir():
+        raise FormatError(f"there is no folder {source}", "give the folder of your images and masks")
+    found = []
+    for folder, folders, names in os.walk(source):
+        if os.path.exists(os.path.join(folder, CONVERTED, LOCK)):  # a training's output
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if name[0] not in "._")
+        found += [Path(folder, name) for name in sorted(names) if name[0] != "."]
+    return found
+
+
+def read_folder(root: Path, files: list[Path], *, masks: bool = True) -> tuple[str, dict[str, Any]]:
+    """The name of the format (with `masks` those of mask files too), and COCO's lists by part: "train", and "val" and
+    "test" where there are such."""
+    contents = {}
+    for path in files:
+        if path.suffix == ".json":
+            with contextlib.suppress(ValueError):  # no JSON
+                contents[path] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    if any(map(is_coco, contents.values())):
+        found["COCO JSON"] = lambda: read_coco(root, files, contents)
+    if any(map(is_labelme, contents.values())):
+        found["LabelMe JSON"] = lambda: read_labelme(root, files, contents)
+    if any(map(is_yolo, files)):
+        found["YOLO outlines"] = lambda: read_yolo(root, files)
+    _, paired, are_labels = pair_masks(root, files)
+    if masks and paired:
+        found["label images" if are_labels else "binary masks, one an object"] = lambda: read_masks(root, files)
+    if len(found) != 1:
+        if found:
+            advice = "give a folder with one of them, or the JSON or data.yaml itself"
+            raise FormatError(f"{root} holds {' and '.join(found)}", advice)
+        number = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
+        raise FormatError(f"{root} has {number} images, and nothing that says where their objects are", EXPECTED)
+    ((kind, read),) = found.items()
+    parts = read()
+    for other in ("", *parts):  # images outside of train/ and val/, or all there are
+        if "train" not in parts and other in parts and (other == "" or len(parts) == 1):
+            parts["train"] = parts.pop(other)
+    if "train" not in parts or "" in parts:
+        what = f"{root}: images of {' and '.join(repr(str(root / part)) for part in parts)}, but none to train on"
+        raise FormatError(what, "call the folders (or JSON files) train and val")
+    return kind, parts
+
+
+def is_coco(content: Any) -> bool:
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+
+
+def read_coco(root: Path, files: list[Path], contents: dict[Path, Any]) -> dict[str, Any]:
+    """By the part in the names or folders of the files. Images are found wherever they are below `root`. What exporters
+    leave out (ids, boxes, areas) is filled in; what else is wrong is left to :func:`.validation.check_coco_json`."""
+    chosen = [path for path, content in contents.items() if is_coco(content)]
+    chosen = [path for path in chosen if path.name.startswith("instances")] or chosen  # COCO has keypoints beside them
+    parts: dict[str, Any] = {}
+    for path in chosen:
+        part = part_of(path.relative_to(root)) if len(chosen) > 1 else ""
+        if part in parts:
+            advice = "give the one to use, or name them train and val"
+            raise FormatError(f"several COCO files for one purpose: {some(chosen)}", advice)
+        content = {key: contents[path][key] for key in ("images", "annotations", "categories")}
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # the check says it better
+            content = complete_coco(content)
+            _locate_images(content["images"], path, root, files)
+            used = {annotation["category_id"] for annotation in content["annotations"]}
+            above = {category.get("supercategory") for category in content["categories"]}
+            content["categories"] = [  # Roboflow lists the data set's name as a class above the others
+                c for c in content["categories"] if c["id"] in used or c["name"] not in above - {c.get("supercategory")}
+            ]
+        parts[part] = content
+    return parts
+
+
+def _locate_images(images: list[dict], json_file: Path, root: Path, files: list[Path]) -> None:
+    """Make file names relative to `root`, as far as the files are found."""
+    by_name = defaultdict(list)
+    for path in files:
+        by_name[path.name].append(path)
+    part = part_of(json_file.relative_to(root))
+    for image in images:
+        name = PurePosixPath(image["file_name"].replace("\\", "/"))
+        same = by_name[name.name]
+        near = [json_file.parent / name, json_file.parent / "images" / name, root / name, root / "images" / name]
+        similar = [path for path in same if part_of(path.relative_to(root)) == part]
+        for choice in (*([path] * (path in same) for path in near), similar, same):
+            if len(choice) == 1:
+                image["file_name"] = choice[0].relative_to(root).as_posix()
+                break
+
+
+def _divide(parts: dict[str, Any], seed: int) -> str:
+    """Move images from "train" to "val" where that is missing; what there is then, in words."""
+    how = ""
+    if "val" not in parts and len(parts["train"]["images"]) > 1:
+        chosen = _draw_validation(parts["train"], seed)
+        how = f" ({VAL_SHARE:.0%} of all, drawn by seed {seed}: there is no folder or file for validation)"
+        whole = parts["train"]
+        for part, is_val in (("train", False), ("val", True)):
+            lists = {
+                "images": [i for i in whole["images"] if (i.get("id") in chosen) == is_val],
+                "annotations": [a for a in whole["annotations"] if (a.get("image_id") in chosen) == is_val],
+            }
+            parts[part] = whole | lists
+    counts = {p: f"{len(c['images'])} images with {len(c['annotations'])} objects" for p, c in parts.items()}
+    text = f"{counts['train']} to train on, {counts.get('val', 'nothing')} to validate on{how}"
+    if "test" in parts:
+        text += f"; {counts['test']} of the test part are not used"
+    names = [str(category.get("name")) for category in parts["train"]["categories"]]
+    return (
+        f"{text}\n  {len(names)} class{'es' * (len(names) > 1)}: {', '.join(names[:20])}{', ...' * (len(names) > 20)}"
+    )
+
+
+def _draw_validation(lists: dict[str, list[dict]], seed: int) -> set[Any]:
+    """Ids of images: a share of those with objects, at least one, and of those without."""
+    classes: dict[Any, set] = {image.get("id"): set() for image in lists["images"]}
+    for annotation in lists["annotations"]:
+        classes.setdefault(annotation.get("image_id"), set()).add(annotation.get("category_id"))
+    left = Counter(class_id for of_image in classes.values() for class_id in of_image)
+    chosen: set[Any] = set()
+    order = list(classes)
+    order = [order[k] for k in np.random.default_rng(seed).permutation(len(order))]
+    for group in [i for i in order if classes[i]], [i for i in order if not classes[i]]:
+        wanted = round(VAL_SHARE * len(group)) or int(len(group) > 1 and not chosen)
+        for image_id in group:
+            if wanted and all(left[class_id] > 1 for class_id in classes[image_id]):
+                chosen.add(image_id)
+                left.subtract(classes[image_id])
+                wanted -= 1
+    return chosen

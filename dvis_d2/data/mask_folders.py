@@ -1,0 +1,169 @@
+"""Readers of images whose masks are files: label images (one integer an object) and binary masks (one file an object).
+
+Readers take a folder and its files, and give COCO's lists by the part they belong to: "train", "val", "test" or "".
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from .cropped_masks import CroppedMasks
+from .image_io import probe_image
+from .to_coco import coco_fields
+from .validation import DatasetError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")  # JPEG would blur the numbers
+IMAGE_FOLDERS, MASK_FOLDERS = {"images", "image", "imgs", "img"}, {"masks", "mask", "labels", "label"}
+MASK_ENDING, IMAGE_ENDING = re.compile(r"(_cp)?_(masks?|labels?)$"), re.compile("_(img|image)$")
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+
+
+class FormatError(DatasetError):
+    """A folder cannot be read as a data set: what is wrong, and, as `advice`, what to do."""
+
+    def __init__(self, what: str, advice: str):
+        super().__init__(f"{what}\n{advice}")
+        self.what, self.advice = what, advice
+
+
+class CocoLists(dict):
+    """COCO's lists by part. Ids start at 1; file names are relative to the folder `root`."""
+
+    def __init__(self, root: Path, class_names: Iterable[str] = ("object",)):
+        super().__init__()
+        self.root = root
+        self.categories = [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)]
+
+    def add(self, part: str, image: Path, objects: Iterable[tuple[int, Any]]) -> None:
+        """An image and its objects: class number from 0, and polygons or RLE."""
+        lists = self.setdefault(part, {"images": [], "annotations": [], "categories": self.categories})
+        image_id, name, size = len(lists["images"]) + 1, os.path.relpath(image, self.root), image_size(image)
+        lists["images"].append(
+            {"id": image_id, "file_name": Path(name).as_posix(), "height": size[0], "width": size[1]}
+        )
+        for class_id, segmentation in objects:
+            ids = {"id": len(lists["annotations"]) + 1, "image_id": image_id, "category_id": class_id + 1, "iscrowd": 0}
+            lists["annotations"].append(ids | coco_fields(segmentation, size, str(image)))
+
+
+def part_of(path: Path) -> str:
+    """ "train", "val", "test" or "", by the words of a relative path, the last one first."""
+    words = re.findall("[a-z]+", path.as_posix().lower())
+    return next((PARTS[word] for word in reversed(words) if word in PARTS), "")
+
+
+def some(paths: Iterable[Any]) -> str:
+    """The first three, and how many there are beside them."""
+    names = sorted(map(str, paths))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width)."""
+    try:
+        info = probe_image(path)
+    except (OSError, ValueError) as error:
+        raise FormatError(str(error), "copy it again, or take it out") from error
+    return info.height, info.width
+
+
+def pair_masks(root: Path, files: list[Path]) -> tuple[dict[str, Path], dict[str, list[Path]], bool]:
+    """Images and, by the same keys, the masks of each, none if there are no masks; whether these are label images.
+
+    Label images have the image's name, in a folder of masks or with an ending like "_masks"; else all in ID/masks/ are
+    the masks of ID/images/*, where that is a single image, and all in masks/ID/ those of images/ID.*.
+    """
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for path in files:
+        *folders, _ = path.relative_to(root).parts
+        in_masks, stem = not MASK_FOLDERS.isdisjoint(f.lower() for f in folders), MASK_ENDING.sub("", path.stem)
+        folders = [f for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]
+        if path.suffix.lower() in MASK_SUFFIXES and (in_masks or stem != path.stem):
+            masks["/".join([*folders, stem])] = path
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not in_masks and not path.stem.endswith("_flows"):  # Cellpose
+            images["/".join([*folders, IMAGE_ENDING.sub("", path.stem)])] = path
+    if not masks.keys().isdisjoint(images):
+        return images, {key: [path] for key, path in masks.items()}, True
+    in_folder, groups = defaultdict(list), defaultdict(list)
+    for key in images:
+        in_folder[key.rpartition("/")[0]].append(key)
+    for key, path in masks.items():
+        folder = key.rpartition("/")[0]
+        owners = [folder] if folder in images else in_folder[folder]
+        if folder and len(owners) == 1:
+            groups[owners[0]].append(path)
+    return images, groups, False
+
+
+def read_masks(root: Path, files: list[Path]) -> CocoLists:
+    """0 is background. All objects are of the class "object"."""
+    images, masks, are_labels = pair_masks(root, files)
+    alone = [path for key, path in images.items() if key not in masks]
+    if alone := alone or [path for key, paths in masks.items() if key not in images for path in paths]:
+        advice = "images/a.png needs masks/a.png, a.png needs a_masks.png, ID/images/ needs ID/masks/; or take them out"
+        raise FormatError(f"images without masks, or masks without an image: {some(alone)}", advice)
+    lists, most, in_parts = CocoLists(root), 0, []
+    for key, image in sorted(images.items()):
+        objects: list[dict] = []
+        for path in masks[key]:
+            labels, size = read_labels(path), image_size(image)
+            if labels.shape != size:
+                what = f"mask {path} is {labels.shape[1]} x {labels.shape[0]} px, {image} {size[1]} x {size[0]}"
+                raise FormatError(what, "a mask must have the size of its image (turned as EXIF says)")
+            found = label_image_to_rle(labels)
+            if not are_labels and len(found) > 1:
+                raise FormatError(f"mask {path} has {len(found)} values beside 0", "a mask of one object has one")
+            if len(found) == 1 and are_labels and cv2.connectedComponents((labels != 0).astype(np.uint8))[0] > 2:
+                in_parts.append(path)
+            objects += found
+        most = max(most, len(objects))
+        lists.add(part_of(image.relative_to(root).parent), image, ((0, rle) for rle in objects))
+    if most == 1 and 2 * len(in_parts) > len(images):
+        advice = "give every object its own integer, say with skimage.measure.label"
+        raise FormatError(
+            f"masks of foreground, not of objects (one value, in several places): {some(in_parts)}", advice
+        )
+    return lists
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Integers >= 0, int64 (h, w), of a PNG (of a palette's, the indices), TIFF or another file without loss."""
+    try:
+        if path.suffix.lower().startswith(".tif"):
+            import tifffile  # Pillow does not read all integers
+
+            labels = np.squeeze(tifffile.imread(path))
+        else:
+            labels = np.asarray(Image.open(path))
+    except Exception as error:  # whatever the libraries make of damaged files
+        raise FormatError(
+            f"mask {path} cannot be read ({error})", "save it again, as PNG or TIFF of integers"
+        ) from error
+    if labels.ndim == 3 and labels.shape[2] <= 4:
+        channels = labels[:, :, : 3 if labels.shape[2] > 2 else 1]
+        labels = labels[:, :, 0] if (channels == channels[:, :, :1]).all() else labels  # gray, saved as color
+    if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0:
+        advice = 'one integer >= 0 a pixel is expected, (height, width): save labels.astype("uint16")'
+        raise FormatError(f"mask {path} is {labels.dtype} {labels.shape}, from {labels.min()}", advice)
+    return labels.astype(np.int64)
+
+
+def label_image_to_rle(labels: np.ndarray) -> list[dict]:
+    """COCO RLE of every value above 0 in an integer image (h, w), ascending."""
+    values, numbers = np.unique(labels, return_inverse=True)
+    numbers = numbers.reshape(labels.shape) + (values[0] > 0)  # find_objects leaves out 0
+    places = ndimage.find_objects(numbers)
+    crops = [numbers[place] == k for k, place in enumerate(places, start=1)]
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in places]
+    return CroppedMasks(labels.shape, np.array(boxes), crops).to_rle()

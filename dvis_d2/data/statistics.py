@@ -1,0 +1,114 @@
+"""What a network's training data are like: the sizes of images and objects, and their number."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .annotations import read_annotations
+
+MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
+
+
+@dataclasses.dataclass(frozen=True)
+class DataStatistics:
+    """Sizes in pixels as stored; triples of numbers are ascending. Crowds are no objects."""
+
+    num_images: int = 0
+    num_objects: int = 0
+    class_names: tuple[str, ...] = ()
+    heights: tuple[float, ...] = (0, 0, 0)  # of the images: least, median, largest
+    widths: tuple[float, ...] = (0, 0, 0)
+    diameters: tuple[float, ...] = (0, 0, 0)  # 2 sqrt(area / pi) of objects: 5 %, 50 %, 95 %
+    relative_diameters: tuple[float, ...] = (0, 0, 0)  # in units of the square root of the image's area: 5, 50, 95 %
+    objects_per_image: tuple[float, ...] = (0, 0, 0)  # median, 95 %, largest
+    # of a training, network pixels a stored pixel when the images are resized for the test: median; 5 % and 95 %
+    scale: float = 0.0
+    scale_range: tuple[float, ...] = (0, 0)
+    canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
+    normalize: str = ""  # of a training, INPUT.NORMALIZE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, strings and lists, as JSON and PyTorch's checkpoints have them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
+        """The inverse; unknown names, of a later version, are left out."""
+        known = {field.name for field in dataclasses.fields(cls)} & values.keys()
+        given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
+        return cls(**given)
+
+
+def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
+    """Of the dataset dicts in Detectron2's format that have "height" and "width"; of those with masks in files, at most
+    `MAX_LABEL_FILES` count. An object in several polygons has the sum of their areas.
+
+    ValueError or FileNotFoundError, naming the file, where a segmentation or a label file cannot be used.
+    """
+    of_size = [d for d in dataset_dicts if "height" in d and "width" in d]
+    in_files = [d for d in of_size if "instance_label_file" in d]
+    chosen = [d for d in of_size if "instance_label_file" not in d]
+    chosen += in_files[:: math.ceil(len(in_files) / MAX_LABEL_FILES) or 1]
+    heights, widths = (np.array([d[side] for d in chosen]) for side in ("height", "width"))
+    areas = [object_areas(d) for d in chosen]
+    counts = np.array([len(a) for a in areas], dtype=np.int64)
+    diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *areas]) / math.pi)
+    return DataStatistics(
+        num_images=len(chosen),
+        num_objects=len(diameters),
+        class_names=tuple(class_names),
+        heights=_quantiles(heights, 0, 0.5, 1),
+        widths=_quantiles(widths, 0, 0.5, 1),
+        diameters=_quantiles(diameters, 0.05, 0.5, 0.95),
+        relative_diameters=_quantiles(diameters / np.repeat(np.sqrt(heights * widths), counts), 0.05, 0.5, 0.95),
+        objects_per_image=_quantiles(counts, 0.5, 0.95, 1),
+    )
+
+
+def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
+    """:func:`data_statistics` of a training's images, with the scale at which its test would read them."""
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    found = data_statistics(dataset_dicts, getattr(metadata, "thing_classes", ()))
+    sizes = [(d["height"], d["width"]) for d in dataset_dicts if "height" in d and "width" in d]
+    scales = np.array([resize_factor(cfg, size) for size in sizes])
+    low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
+    (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
+    normalize = cfg.INPUT.get("NORMALIZE", "")
+    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas, normalize=normalize)
+
+
+def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
+    """What the test resize multiplies an image of `size` (height, width) with: ``INPUT.SCALE``, or what makes its sides
+    ``MIN_SIZE_TEST`` and at most ``MAX_SIZE_TEST``."""
+    if cfg.INPUT.SCALE or not cfg.INPUT.MIN_SIZE_TEST:
+        return float(cfg.INPUT.SCALE or 1)
+    return min(cfg.INPUT.MIN_SIZE_TEST / min(size), cfg.INPUT.MAX_SIZE_TEST / max(size))
+
+
+def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
+    """float64 (n,): pixels of each annotation of an image that is no crowd."""
+    objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
+    segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
+    areas, rles, owners = np.zeros(len(segmentations)), [], []
+    for k, segmentation in enumerate(segmentations):
+        if isinstance(segmentation, np.ndarray):
+            areas[k] = np.count_nonzero(segmentation)
+            continue
+        parts = [p for p in segmentation if len(p) >= 6] if isinstance(segmentation, list) else [segmentation]
+        if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+            parts = mask_util.frPyObjects(parts, dataset_dict["height"], dataset_dict["width"]) if parts else []
+        rles += parts
+        owners += [k] * len(parts)
+    np.add.at(areas, owners, mask_util.area(rles) if rles else [])
+    return areas
+
+
+def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:
+    return tuple(np.quantile(values, shares).tolist()) if len(values) else (0.0,) * len(shares)

@@ -1,0 +1,167 @@
+"""Validation while a network is trained: the curve, the best checkpoint, early stopping."""
+
+import copy
+import glob
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.utils import comm
+
+from ..data import DVISDatasetMapper
+from ..data.custom import VAL_NAME, register_coco_json
+from .train_loop import put_panel
+
+TIMES = 10  # validations of own data in a training
+SHORTEST = 20  # iterations between them, which is how often Detectron2 writes its logs
+SHARE = 0.1  # of the training's images that they may take together
+LEAST = 16  # images
+logger = logging.getLogger(__name__)
+
+
+class EarlyStop(BaseException):
+    """Ends a training as if its last step were done. No Exception, which Detectron2 takes for a failure."""
+
+
+def main_metric(results: Mapping) -> float:
+    """The first metric of the masks, else of the first task, of the first data set; NaN if there is none."""
+    value: object = results
+    while isinstance(value, Mapping):
+        value = value.get("segm", next(iter(value.values()), math.nan))
+    return float(value)  # type: ignore[arg-type]
+
+
+def validation_period(cfg: CfgNode) -> int:
+    """``TEST.EVAL_PERIOD``; where it is 0 and the validation data are the user's own, a tenth of the training."""
+    own = cfg.DATASETS.TEST == (VAL_NAME,) and cfg.TEST.EVAL_PERIOD == 0
+    return max(SHORTEST, math.ceil(cfg.SOLVER.MAX_ITER / TIMES)) if own else max(cfg.TEST.EVAL_PERIOD, 0)
+
+
+def validation_data(cfg: CfgNode) -> tuple[str, ...]:
+    """``DATASETS.TEST``; but where :func:`validation_period` chose the period, evenly chosen images of it, so few that
+    they take about a tenth of the training. To be called in all processes."""
+    if cfg.TEST.EVAL_PERIOD or cfg.DATASETS.TEST != (VAL_NAME,):
+        return cfg.DATASETS.TEST
+    count = max(LEAST, int(SHARE * validation_period(cfg) * cfg.SOLVER.IMS_PER_BATCH))
+    metadata = MetadataCatalog.get(VAL_NAME)
+    with open(metadata.json_file, encoding="utf-8") as file:
+        content = json.load(file)
+    if len(content["images"]) <= count:
+        return cfg.DATASETS.TEST
+    content["images"] = [content["images"][i] for i in evenly(len(content["images"]), count)]
+    chosen = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
+    path = os.path.join(cfg.OUTPUT_DIR, "inference", "validation_images.json")
+    if comm.is_main_process():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    comm.synchronize()
+    register_coco_json(f"{VAL_NAME}_part", path, metadata.image_root)
+    return (f"{VAL_NAME}_part",)
+
+
+def evenly(total: int, count: int) -> list[int]:
+    return np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
+
+
+class Validation(HookBase):
+    """Every `period` steps and after the last: calls `evaluate`, logs "validation/AP" (:func:`main_metric`), stores
+    the best model as ``model_best.pth``, and ends the training after `patience` values that are not better (0: never).
+
+    A checkpoint of the same step is written before. Whoever resumes from it validates first, so that nothing differs
+    from a training that was not stopped.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Mapping], patience: int = 0):
+        self.period, self.evaluate, self.patience = period, evaluate, patience
+        self.results: Mapping = {}  # of the last validation
+        self.state = {"done": 0, "best": -math.inf, "best_done": 0, "worse": 0}  # steps done at the last, at the best
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        if start and start % self.period == 0 and start < self.trainer.max_iter:
+            self._validate(start)
+
+    def before_step(self) -> None:
+        if 0 < self.patience <= self.state["worse"]:
+            self.trainer.max_iter = self.trainer.iter  # which is how the other hooks know that it is the end
+            raise EarlyStop
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period == 0 and done < self.trainer.max_iter:
+            self._validate(done)
+
+    def after_train(self) -> None:
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        self.results = {}
+        self._validate(self.trainer.iter)
+        if self.state["best_done"]:
+            best, done = self.state["best"], self.state["best_done"]
+            logger.info("Best validation: AP %.1f after %d iterations, stored as model_best.pth", best, done)
+
+    def _validate(self, done: int) -> None:
+        if done <= self.state["done"]:
+            return
+        self.results = self.evaluate()
+        ap = comm.all_gather(main_metric(self.results))[0]
+        better = ap > self.state["best"]
+        self.state["done"] = done
+        if better:
+            self.state |= {"best": ap, "best_done": done, "worse": 0}
+        elif self.state["best_done"]:  # until there is something to find, nothing is worse
+            self.state["worse"] += 1
+        logger.debug("validation after %d iterations: AP %.2f, %s", done, ap, self.state)
+        self.trainer.storage.put_scalar("validation/AP", ap, smoothing_hint=False)
+        if not comm.is_main_process():
+            return
+        if better:
+            weights = copy.copy(self.trainer.checkpointer)
+            weights.checkpointables = {}
+            weights.tag_last_checkpoint = lambda _: None  # it is no state to resume from
+            weights.save("model_best", iteration=done - 1)
+        if 0 < self.patience <= self.state["worse"] and done < self.trainer.max_iter:
+            logger.info("No better validation in %d: the training ends early, after %d iterations", self.patience, done)
+            self.trainer.checkpointer.save("model_final", iteration=done - 1)
+
+    def state_dict(self) -> dict:
+        return dict(self.state)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.state = dict(state_dict)
+
+
+class ValidationPicture(HookBase):
+    """After every validation, the panel of the first validation image, for TensorBoard."""
+
+    def __init__(self, cfg: CfgNode, period: int):
+        self.period, self.name, self.input_format = period, cfg.DATASETS.TEST[0], cfg.INPUT.FORMAT
+        self.mapper = DVISDatasetMapper(**DVISDatasetMapper.from_config(cfg, is_train=False) | {"is_train": True})
+
+    def before_train(self) -> None:
+        self.record = self.mapper(DatasetCatalog.get(self.name)[0])
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.period == 0:
+            model, metadata = self.trainer.evaluated_model, MetadataCatalog.get(self.name)
+            put_panel("validation example", model, self.record, metadata, self.input_format)
+
+
+class LastCheckpoints(PeriodicCheckpointer):
+    """Detectron2's, of whose checkpoints the last two stay, those of an earlier part of the training included: the one
+    before the last is for the case that the last is damaged."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.max_to_keep = 2
+        pattern = os.path.join(glob.escape(self.checkpointer.save_dir), "model_" + 7 * "[0-9]" + ".pth")
+        self.recent_checkpoints = sorted(glob.glob(pattern)) if self.trainer.start_iter else []

@@ -1,0 +1,118 @@
+"""The inputs of `dvis predict`: image files of one page or several, folders, patterns, COCO files, videos, cameras."""
+
+import glob
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..data.image_io import probe_image, read_image
+
+VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+
+
+class Unreadable(Exception):
+    """An input that cannot be read, or not to its end."""
+
+
+class Frame(NamedTuple):
+    image: np.ndarray  # uint8 (H, W, 3) in RGB
+    total: int  # frames or pages of its source, as the header says; 0 if unknown
+    fps: float = 0.0  # of a video
+
+
+class Source(NamedTuple):
+    """A file, or the camera of a number, whose outputs are called `name`."""
+
+    path: str
+    name: str
+    image_id: int | None = None
+    camera: int | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return self.camera is not None or Path(self.path).suffix.lower() in VIDEOS
+
+    def frames(self) -> Iterator[Frame]:
+        """Its frames or pages, read one by one."""
+        try:
+            yield from self._video_frames() if self.is_video else self._pages()
+        except (OSError, ValueError) as error:
+            raise Unreadable(str(error)) from error
+
+    def _pages(self) -> Iterator[Frame]:
+        total = probe_image(self.path).pages
+        for page in range(total):
+            yield Frame(read_image(self.path, "RGB", page=page), total)
+
+    def _video_frames(self) -> Iterator[Frame]:
+        video = cv2.VideoCapture(self.path if self.camera is None else self.camera)
+        total = max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if self.camera is None else 0
+        fps, read = video.get(cv2.CAP_PROP_FPS) or 25.0, 0
+        while (image := video.read()[1]) is not None:
+            read += 1
+            yield Frame(image[:, :, ::-1], total, fps)
+        if not read or read < 0.9 * total:  # a header may be a few frames wrong
+            raise OSError(f"{self.path} ends after {read} of {total} frames: it is damaged, or there is no such camera")
+
+
+def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | None]:
+    """What paths of files and folders, and patterns, name, each file once; or what one COCO file lists, annotated or
+    not, with the ids of its categories by name. FileNotFoundError if an input names nothing; ValueError for a COCO file
+    beside others, and for one that is none."""
+    files: dict[str, str] = {}
+    Image.init()
+    endings = {ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN} | VIDEOS
+    for given in map(os.path.expanduser, inputs):
+        if os.path.isdir(given):
+            found = [p for p in sorted(glob.glob(f"{glob.escape(given)}/*")) if Path(p).suffix.lower() in endings]
+        else:
+            found = (
+                [given] if os.path.isfile(given) else sorted(filter(os.path.isfile, glob.glob(given, recursive=True)))
+            )
+        if not found:
+            raise FileNotFoundError(f"there is no image {given}, and no file matches it")
+        for path in found:
+            files.setdefault(os.path.realpath(path), path)
+    paths = list(files.values())
+    if not any(path.lower().endswith(".json") for path in paths):
+        return [*map(Source, paths, _distinct_names(paths))], None
+    if len(paths) > 1:
+        raise ValueError("a COCO file names all images: give it alone")
+    return _read_coco(paths[0])
+
+
+def _read_coco(path: str) -> tuple[list[Source], dict[str, int]]:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        categories = {entry["name"]: int(entry["id"]) for entry in data["categories"]}
+        ids, names = [int(entry["id"]) for entry in data["images"]], [entry["file_name"] for entry in data["images"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'{path} is no COCO file: it has no "images" (id, file_name) and "categories"') from None
+    root = Path(path).parent
+    root = root / "images" if names and not (root / names[0]).exists() else root
+    files = [os.path.normpath(root / name) for name in names]
+    if outside := [file for file in files if not Path(file).is_relative_to(os.path.normpath(root))]:
+        raise ValueError(f"{path} names {outside[0]}, outside of the folder of its images")
+    return [*map(Source, files, _distinct_names(files), ids)], categories
+
+
+def _distinct_names(paths: Sequence[str]) -> list[str]:
+    """The stem of every file; of those that share one, the path below their common folder."""
+    shared = Counter(Path(path).stem.casefold() for path in paths)
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
+    names: dict[str, str] = {}
+    for path in paths:
+        name = Path(path).stem
+        name = re.sub(r"[\\/.]+", "_", os.path.relpath(path, top)) if shared[name.casefold()] > 1 else name
+        while name.casefold() in names:
+            name += "_"
+        names[name.casefold()] = name
+    return list(names.values())

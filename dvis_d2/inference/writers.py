@@ -1,0 +1,178 @@
+"""The files of `dvis predict`: a folder for each form, and tables over all inputs.
+
+What belongs to one input is written aside and moved into its place when it is whole, its record last: an input that has
+a record is complete, and an interrupted run can go on.
+"""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image
+
+from .result import MEASUREMENTS, Result
+from .sources import Frame, Source
+from .visualization import write_picture
+
+STATE = ".predict"  # the folder of the records
+FORMATS = {
+    "labels": "labels/NAME.tif: object numbers, 0 background; as many pages as the input",
+    "png": "png/NAME.png: the same, in 16 bits",
+    "coco": "dataset.json: a data set in COCO's format, and copies of the images in images/",
+    "results": "results.json: what COCO's evaluation reads",
+    "geojson": "geojson/NAME.geojson: outlines, for QuPath",
+    "csv": "measurements.csv: a row an object",
+    "masks": "masks/NAME/NUMBER.png: an image an object",
+    "overlay": "overlay/NAME.png: objects over the image; of a video NAME.mp4",
+    "panel": "panel/NAME.png: image, label map, levels, proposals, result",
+}
+
+
+class SourceWriter:
+    """A context that writes the `formats` of one input below the folder `output`, or nothing after an error."""
+
+    def __init__(self, output: str, source: Source, formats: Sequence[str]):
+        self.images, self.objects = 0, 0
+        self._output, self._source, self._formats = Path(output), source, formats
+        self._aside = self._output / STATE / f"{source.name}.part"
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._record = open(self._path(STATE, ".jsonl"), "w", encoding="utf-8")
+        self._stack: tifffile.TiffWriter | None = None
+        self._video: cv2.VideoWriter | None = None
+
+    def add(self, frame: Frame, result: Result, panel: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Write the next frame; `panel` draws it if need be. OSError where that fails; ValueError: too many objects."""
+        self.images += 1
+        self.objects += len(result)
+        source, wanted, single = self._source, self._formats, frame.total == 1 and not self._source.is_video
+        end = "" if single else f"_{self.images:06d}"
+        record: dict[str, Any] = {"path": source.path, "frame": self.images, "size": result.masks.image_size}
+        if "labels" in wanted or "png" in wanted:
+            labels = result.label_image().astype(np.uint16 if len(result) < 2**16 else np.uint32)
+        if "labels" in wanted:
+            self._stack = self._stack or tifffile.TiffWriter(self._path("labels", ".tif"), bigtiff=not single)
+            self._stack.write(labels, compression="zlib", compressionargs={"level": 1}, metadata=None)
+        if "png" in wanted:
+            if labels.dtype != np.uint16:
+                raise ValueError(f"{len(result)} objects in {source.path} are too many for --save png: save labels")
+            cv2.imwrite(self._path("png", f"{end}.png"), labels)
+        if "geojson" in wanted:
+            Path(self._path("geojson", f"{end}.geojson")).write_text(json.dumps(result.to_geojson()), encoding="utf-8")
+        if "masks" in wanted:
+            for number in range(1, len(result) + 1):
+                Image.fromarray(result.masks[number - 1]).save(self._path("masks", f"{end}/{number:04d}.png"))
+        if "overlay" in wanted and source.is_video:
+            self._add_to_video(np.asarray(result.plot()), frame.fps)
+        elif "overlay" in wanted:
+            write_picture(self._path("overlay", f"{end}.png"), np.asarray(result.plot()))
+        if "panel" in wanted:
+            write_picture(self._path("panel", f"{end}.png"), panel(frame.image))
+        if "csv" in wanted:
+            record["rows"] = result.measurements()
+        if "coco" in wanted or "results" in wanted:
+            record["objects"] = result.to_coco()
+        if "coco" in wanted:
+            copy = self._path("images", Path(source.path).suffix if single else f"{end}.png")
+            record["file_name"] = os.path.basename(copy)
+            shutil.copyfile(source.path, copy) if single else write_picture(copy, frame.image)
+        self._record.write(json.dumps(record) + "\n")
+
+    def __enter__(self) -> "SourceWriter":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._record.close()
+        if self._stack is not None:
+            self._stack.close()
+        if self._video is not None:
+            self._video.release()
+        files = [path for path in self._aside.rglob("*") if path.is_file() and error is None]
+        for file in sorted(files, key=lambda path: path.parent.name == STATE):
+            place = self._output / file.relative_to(self._aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _path(self, folder: str, end: str) -> str:
+        path = self._aside / folder / f"{self._source.name}{end}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+    def _add_to_video(self, picture: np.ndarray, fps: float) -> None:
+        if self._video is None:
+            code, size = cv2.VideoWriter.fourcc(*"mp4v"), picture.shape[1::-1]
+            self._video = cv2.VideoWriter(self._path("overlay", ".mp4"), code, fps, size)
+            if not self._video.isOpened():
+                raise OSError(f"OpenCV cannot write the video of {self._source.path}: leave out --save overlay")
+        self._video.write(picture[:, :, ::-1])
+
+
+def record_path(output: str, source: Source) -> Path:
+    """It is there if the source is complete."""
+    return Path(output, STATE, f"{source.name}.jsonl")
+
+
+def write_tables(
+    output: str, sources: Sequence[Source], formats: Sequence[str], categories: Sequence[tuple[int, str]]
+) -> None:
+    """The files over all inputs that are complete. `categories`: (id, name) of every class."""
+
+    def records() -> Iterator[dict]:
+        numbers = itertools.count(1)
+        for source in sources:
+            if record_path(output, source).exists():
+                with open(record_path(output, source), encoding="utf-8") as lines:
+                    for line in lines:
+                        number = next(numbers)
+                        yield json.loads(line) | {"id": number if source.image_id is None else source.image_id}
+
+    def objects() -> Iterator[dict]:
+        for record in records():
+            for row in record["objects"]:
+                yield row | {"image_id": record["id"], "category_id": categories[row["category_id"] - 1][0]}
+
+    def images() -> Iterator[dict]:
+        for record in records():
+            height, width = record["size"]
+            yield {"id": record["id"], "file_name": record["file_name"], "height": height, "width": width}
+
+    def fill_results(file: TextIO) -> None:
+        _write_list(file, objects())
+
+    def fill_dataset(file: TextIO) -> None:
+        file.write('{"categories": ')
+        _write_list(file, ({"id": id_, "name": name} for id_, name in categories))
+        file.write(', "images": ')
+        _write_list(file, images())
+        file.write(', "annotations": ')
+        _write_list(file, (row | {"id": k, "iscrowd": 0} for k, row in enumerate(objects(), start=1)))
+        file.write("}")
+
+    def fill_csv(file: TextIO) -> None:
+        table = csv.DictWriter(file, ("image", "frame", *MEASUREMENTS))
+        table.writeheader()
+        for record in records():
+            table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])
+
+    tables = {"results": ("results.json", fill_results), "coco": ("dataset.json", fill_dataset)}
+    for kind, (name, fill) in (tables | {"csv": ("measurements.csv", fill_csv)}).items():
+        if kind in formats:
+            with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
+                fill(file)
+            os.replace(aside, Path(output, name))
+
+
+def _write_list(file: TextIO, entries: Iterable[dict]) -> None:
+    """As one JSON list, entry by entry."""
+    file.write("[")
+    for k, entry in enumerate(entries):
+        file.write(",\n" * (k > 0) + json.dumps(entry))
+    file.write("]")

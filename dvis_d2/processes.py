@@ -1,0 +1,68 @@
+"""Waits of one process of a distributed program for the others: each has a limit, and names who did not come."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from detectron2.utils import comm
+
+ALONE = timedelta(hours=3)  # for what one process does while the others wait
+_group: Any = None
+
+
+def time_limit() -> timedelta:
+    """How long a process waits for the others in a step: ``DVIS_TIMEOUT`` seconds of the environment, or 10 minutes."""
+    return timedelta(seconds=float(os.environ.get("DVIS_TIMEOUT", 600)))
+
+
+def wait_for_all(what: str, limit: timedelta | None = None) -> None:
+    """Go on when every process has come to this point. SystemExit, after `limit`, with the ranks that have not."""
+    if comm.get_world_size() == 1:
+        return
+    limit = limit or time_limit()
+    try:
+        # a group of its own, over TCP: after a timeout in a collective the others are of no use
+        dist.monitored_barrier(_barrier_group(), timeout=limit, wait_all_ranks=True)
+    except RuntimeError as error:
+        found = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
+        late = found[1].strip(" ,") if found else "0"
+        if not found and not is_timeout(error):
+            raise
+        _end(f"rank {late} of {comm.get_world_size()} did not answer within {limit} (waited for: {what})")
+
+
+def guarded(main: Callable, *args: Any) -> Any:
+    """``main(*args)`` in one of several processes. When a step's wait runs into its limit, all end with two lines
+    that name the process which stands still."""
+    if comm.get_world_size() == 1:
+        return main(*args)
+    _barrier_group()
+    try:
+        return main(*args)
+    except RuntimeError as error:
+        if not is_timeout(error):
+            raise
+        # all that are alive run into the same limit; who does not come to this point is the one
+        wait_for_all(f"the end of a step, {time_limit()}", timedelta(seconds=min(30, time_limit().total_seconds())))
+        raise
+
+
+def is_timeout(error: BaseException) -> bool:
+    return re.search(r"time[d ]*out", str(error), re.IGNORECASE) is not None
+
+
+def _barrier_group() -> Any:
+    global _group
+    if _group is None:
+        _group = dist.new_group(backend="gloo", timeout=time_limit())
+    return _group
+
+
+def _end(what: str) -> None:
+    advice = "look at that process and its machine (stopped? a hung disk?), end it, and start again with --resume"
+    print(f"Error: {what}\nTo do: {advice}; DVIS_TIMEOUT sets the seconds", file=sys.stderr, flush=True)
+    raise SystemExit(2)

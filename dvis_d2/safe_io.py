@@ -1,0 +1,113 @@
+"""Files that are read without running what is in them, and written whole or not at all."""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+import torch
+import yaml
+from safetensors import safe_open
+
+ALLOW_PICKLE = "DVIS_ALLOW_PICKLE"
+# what NumPy's arrays and strings need of a pickle
+_HARMLESS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
+_HARMLESS |= {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is cut, empty, or holds no weights."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _HARMLESS:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_checkpoint(path: str) -> dict:
+    """The content of a local file: safetensors (half precision becomes float32), a pickle of NumPy arrays (.pkl, as of
+    Detectron2's model zoo), or else torch's. No code in it is run; ValueError for a file that holds some, unless
+    ``DVIS_ALLOW_PICKLE=1`` is in the environment. :class:`DamagedCheckpoint` for one that cannot be read."""
+    trusted = os.environ.get(ALLOW_PICKLE) == "1"
+    try:
+        if path.endswith(".safetensors"):
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                info = json.loads((file.metadata() or {}).get("dvis", "{}"))
+            half = (torch.float16, torch.bfloat16)
+            return {"model": {k: v.float() if v.dtype in half else v for k, v in tensors.items()}, "dvis": info}
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                content = (pickle.Unpickler if trusted else _ArrayUnpickler)(file, encoding="latin1").load()
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=not trusted)
+    except OSError:
+        raise
+    except Exception as error:  # what comes of arbitrary bytes has many types
+        found = re.search(r"GLOBAL (\S+)|unrecognized function (.+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and found:
+            advice = f"take weights stored as tensors alone; if you trust who made the file, set {ALLOW_PICKLE}=1"
+            raise ValueError(f"{path} would run code when it is loaded: {found[1] or found[2]}\n{advice}") from error
+        advice = "copy or download it again, or take another checkpoint"
+        raise DamagedCheckpoint(f"{path} is damaged, or holds no weights\n{advice}") from error
+    if not isinstance(content, dict):
+        raise DamagedCheckpoint(f"{path} holds a {type(content).__name__}, no weights\ngive a model's checkpoint")
+    return content
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """A binary file that becomes `path` when it is complete and on the disk; until then, what was there stays."""
+    temporary = f"{path}.part"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with Python's tuples, which saved configs hold. An alias stands for a plain value, a list or a dict of
+    plain values, which excludes loops and files that grow without end."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            node = self.anchors.get(self.peek_event().anchor)
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            values = [part[1] if isinstance(part, tuple) else part for part in parts]
+            if node and (node.end_mark is None or not all(isinstance(v, yaml.ScalarNode) for v in values)):
+                raise yaml.constructor.ConstructorError(None, None, "an alias of nested values", node.start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+
+
+def parse_yaml(text: str | bytes, name: str) -> dict:
+    """The keys and values of a YAML text, by safe YAML. ValueError, which names `name`, for what is none."""
+    try:
+        content = yaml.load(text, _Loader) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} cannot be read as plain YAML: {reason[:300]}\ncorrect or remove what it names"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} holds {str(content)[:40]!r} where keys and values belong\nwrite KEY: VALUE lines")
+    return content

@@ -1,0 +1,297 @@
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from dvis_d2.data import check_coco_json
+from dvis_d2.data.formats import convert_folder
+from dvis_d2.data.mask_folders import FormatError, label_image_to_rle
+from tests.data import format_cases as cases
+
+WITH_CLASSES = [cases.yolo, cases.labelme, cases.coco_files, cases.roboflow, cases.cvat]
+WITHOUT = [cases.label_folders, cases.label_folders_inside, cases.cellpose, cases.data_science_bowl, cases.mask_folders]
+
+
+def assert_same(found, expected, with_classes):
+    assert sorted(found) == sorted(expected)
+    for stem, objects in expected.items():
+        want = {(name if with_classes else "object", mask.tobytes()) for name, mask in objects}
+        assert {(name, mask.tobytes()) for name, mask in found[stem]} == want, stem
+
+
+def read(done):
+    """The objects of both parts, once the project's own check has found nothing."""
+    parts = []
+    for path in filter(None, (done.train_json, done.val_json)):
+        report = check_coco_json(path, done.image_root)
+        assert not report.errors and not report.warnings, str(report)
+        parts.append(cases.objects_of(path))
+    return parts
+
+
+@pytest.mark.parametrize("write", WITH_CLASSES + WITHOUT, ids=lambda w: w.__name__)
+def test_masks_and_parts_of_every_format_are_kept(write, tiny_coco, tmp_path):
+    write(tiny_coco, tmp_path / "set", ("train", "val"))
+    train, val = read(convert_folder(tmp_path / "set", tmp_path / "out"))
+    assert sorted(train) == ["0", "1", "2", "3"] and sorted(val) == ["4", "5"]
+    assert_same(train | val, cases.objects_of(tiny_coco[0]), write in WITH_CLASSES)
+
+
+@pytest.mark.parametrize("write", [*WITH_CLASSES[:3], *WITHOUT, cases.label_studio], ids=lambda w: w.__name__)
+def test_validation_is_drawn_where_there_is_none(write, tiny_coco, tmp_path):
+    write(tiny_coco, tmp_path / "set", ("",))
+    done = convert_folder(tmp_path / "set", tmp_path / "out", seed=1)
+    train, val = read(done)
+    assert len(train) == 5 and len(val) == 1 and "drawn by seed 1" in done.summary
+    assert_same(train | val, cases.objects_of(tiny_coco[0]), write in [*WITH_CLASSES, cases.label_studio])
+    again = convert_folder(tmp_path / "set", tmp_path / "other", seed=1)
+    assert cases.objects_of(again.val_json).keys() == val.keys()
+    others = [convert_folder(tmp_path / "set", tmp_path / f"{k}", seed=k).val_json for k in range(2, 6)]
+    drawn = {tuple(cases.objects_of(path)) for path in others}
+    assert len(drawn) > 1
+
+
+def test_no_class_loses_its_only_training_image(tiny_coco, tmp_path):
+    data = json.loads(tiny_coco[0].read_text())
+    data["annotations"] = [a for a in data["annotations"] if a["category_id"] == 3 or a["image_id"] == 2]
+    tiny_coco[0].write_text(json.dumps(data))
+    for seed in range(8):
+        done = convert_folder(tmp_path, tmp_path / f"out{seed}", seed=seed)
+        assert "pink" in {name for objects in cases.objects_of(done.train_json).values() for name, _ in objects}
+
+
+def test_the_split_is_kept_while_a_training_goes_on(tiny_coco, tmp_path):
+    root, output = tmp_path / "set", tmp_path / "out"
+    cases.label_folders(tiny_coco, root, ("",))
+    first = convert_folder(root, output)
+    content = (output / "data" / "train.json").read_bytes()
+    assert convert_folder(root, output) == first and (output / "data" / "train.json").read_bytes() == content
+    for kind in ("images", "masks"):
+        (root / kind / ("5.png" if kind == "images" else "5.tif")).unlink()
+    assert convert_folder(root, output, keep=True) == first
+    assert (output / "data" / "train.json").read_bytes() == content
+    convert_folder(root, output)
+    assert len(json.loads((output / "data" / "train.json").read_text())["images"]) == 4
+
+
+def test_a_folder_that_holds_its_own_trainings_is_read_without_them(tiny_coco, tmp_path):
+    cases.coco_files(tiny_coco, tmp_path / "set", ("",), "all.json")
+    for name in ("one", "two"):
+        output = tmp_path / "set" / "output" / name
+        assert len(read(convert_folder(tmp_path / "set", output))[0]) == 5
+        Image.new("RGB", (8, 8)).save(output / "sheet.png")
+
+
+def test_a_test_part_is_left_alone(tiny_coco, tmp_path):
+    cases.label_folders(tiny_coco, tmp_path / "set", ("train", "test"))
+    done = convert_folder(tmp_path / "set", tmp_path / "out")
+    train, val = read(done)
+    assert sorted(train | val) == ["0", "1", "2", "3"] and "2 images with 4 objects of the test part" in done.summary
+
+
+def test_one_of_several_formats_can_be_named(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.yolo(tiny_coco, root, ("train", "val"))
+    cases.coco_files(tiny_coco, root, ("",), "all.json", "images")
+    with pytest.raises(FormatError, match="COCO JSON and YOLO outlines"):
+        convert_folder(root, tmp_path / "out")
+    assert len(read(convert_folder(root / "data.yaml", tmp_path / "yolo"))[0]) == 4  # train/ and val/
+    assert len(read(convert_folder(root / "all.json", tmp_path / "coco"))[0]) == 5
+
+
+def test_labelme_shapes_of_one_group_are_one_object(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.labelme(tiny_coco, root, ("",))
+    path = root / "0.json"
+    content = json.loads(path.read_text())
+    other = {"label": "green", "points": [[40, 50], [60, 50], [60, 60], [40, 60]], "group_id": 3}
+    content["shapes"] = [content["shapes"][0] | {"label": "green", "group_id": 3}, other]
+    path.write_text(json.dumps(content))
+    done = convert_folder(root, tmp_path / "out")
+    expected = cases.objects_of(tiny_coco[0])["0"][0][1].copy()
+    expected[50:60, 40:60] = True
+    ((name, mask),) = (cases.objects_of(done.train_json) | cases.objects_of(done.val_json))["0"]
+    assert name == "green" and np.array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16])
+def test_label_images_by_hand(dtype):
+    labels = np.array([[0, 3, 3], [9, 0, 3]], dtype=dtype)
+    rles = label_image_to_rle(labels)
+    assert [cases.to_mask(rle, (2, 3), "").tolist() for rle in rles] == [
+        [[False, True, True], [False, False, True]],
+        [[False, False, False], [True, False, False]],
+    ]
+    assert len(label_image_to_rle(np.ones((2, 2), dtype))) == 1 and label_image_to_rle(labels * 0) == []
+
+
+def no_mask(root):
+    (root / "masks" / "3.tif").unlink()
+    return "images without masks.*3.png"
+
+
+def other_size(root):
+    cases.save(np.ones((32, 64), np.uint8), root / "masks" / "3.tif")
+    return r"3.tif is 64 x 32 px, .*3.png 64 x 64"
+
+
+def floats(root):
+    cases.save(np.ones((64, 64), np.float32), root / "masks" / "3.tif")
+    return "3.tif is float32"
+
+
+def negative(root):
+    cases.save(-np.ones((64, 64), np.int16), root / "masks" / "3.tif")
+    return "3.tif is int16.* from -1"
+
+
+def colors(root):
+    cases.save(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), root / "masks" / "3.tif")
+    return r"3.tif is uint8 \(64, 64, 3\)"
+
+
+def damaged(root):
+    (root / "masks" / "3.tif").write_bytes(b"II*")
+    return "3.tif cannot be read"
+
+
+def damaged_image(root):
+    (root / "images" / "3.png").write_bytes(b"\x89PNG")
+    return "3.png cannot be read"
+
+
+def foreground_only(root):
+    for path in (root / "masks").iterdir():
+        cases.save((np.indices((64, 64)).sum(axis=0) // 16 % 2 * 255).astype(np.uint8), path)
+    return "masks of foreground"
+
+
+def nothing(root):
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    return "6 images, and nothing that says"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [no_mask, other_size, floats, negative, colors, damaged, damaged_image, foreground_only, nothing],
+    ids=lambda c: c.__name__,
+)
+def test_unfit_label_images_are_named(change, tiny_coco, tmp_path):
+    cases.label_folders(tiny_coco, tmp_path / "set", ("",))
+    message = change(tmp_path / "set")
+    with pytest.raises(FormatError, match=message) as caught:
+        convert_folder(tmp_path / "set", tmp_path / "out")
+    assert caught.value.advice and not (tmp_path / "out" / "data" / "train.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("2 0 0 1 0 1 1", "0.txt, line 1 has class 2; data.yaml has 0, 1"),
+        ("0 0.5 0.5 0.2 0.2", "line 1 is a box"),
+        ("0 0 0 1 0 1", "line 1 is no outline"),
+        ("0 0 0 1 0 1 7", "line 1 is no outline"),
+        ("0 0 0 1 0 1 nan", "line 1 is no outline"),
+        ("cat 0 0 1 0 1 1", "line 1 holds what is no number"),
+    ],
+)
+def test_malformed_yolo_lines_are_named(line, message, tiny_coco, tmp_path):
+    cases.yolo(tiny_coco, tmp_path / "set", ("train", "val"))
+    (tmp_path / "set" / "labels" / "train" / "0.txt").write_text(line)
+    with pytest.raises(FormatError, match=message):
+        convert_folder(tmp_path / "set", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"names": None}, '"names" is None'),
+        ({"names": ["green"]}, '"nc" 2'),
+        ({"train": "../photos/train"}, "data.yaml: ../photos/train is not in"),
+    ],
+)
+def test_unfit_data_yaml_is_named(change, message, tiny_coco, tmp_path):
+    cases.yolo(tiny_coco, tmp_path / "set", ("train", "val"), change)
+    with pytest.raises(FormatError, match=message):
+        convert_folder(tmp_path / "set", tmp_path / "out")
+
+
+def test_yolo_by_lists_of_files_with_numbered_names_and_images_without_objects(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.yolo(tiny_coco, root, ("",))
+    (root / "list.txt").write_text("".join(f"./images/{k}.png\n" for k in range(4)))
+    names = {"names": {0: "green", 1: "pink"}, "train": "list.txt", "val": ["images"]}
+    (root / "data.yaml").write_text(yaml.safe_dump(names))
+    (root / "labels" / "4.txt").unlink()
+    done = convert_folder(root, tmp_path / "out")
+    train, val = cases.objects_of(done.train_json), cases.objects_of(done.val_json)
+    assert sorted(train) == ["0", "1", "2", "3"] and val["4"] == [] and len(val["5"]) == 2
+
+
+def test_yolo_without_description_labels_or_outlines(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.yolo(tiny_coco, root, ("train", "val"))
+    for path in root.glob("labels/*/*.txt"):
+        path.rename(path.with_suffix(".old"))
+    with pytest.raises(FormatError, match="no labels for the 6 images"):
+        convert_folder(root, tmp_path / "out")
+    for path in root.glob("labels/*/*.old"):
+        path.rename(path.with_suffix(".txt"))
+    (root / "data.yaml").unlink()
+    with pytest.raises(FormatError, match="0 descriptions.*\n.*names"):
+        convert_folder(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"image"])
+def test_folders_without_data(content, tmp_path):
+    (tmp_path / "set").mkdir()
+    if content:
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / "a.jpg")
+    with pytest.raises(FormatError, match=f"{len(content[:1])} images, and nothing.*\nexpected: COCO JSON"):
+        convert_folder(tmp_path / "set", tmp_path / "out")
+    with pytest.raises(FormatError, match="there is no folder .*nowhere"):
+        convert_folder(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_several_coco_files_for_one_purpose(tiny_coco, tmp_path):
+    cases.coco_files(tiny_coco, tmp_path / "set", ("train", "val"), "{part}.json", "images")
+    (tmp_path / "set" / "train.json").rename(tmp_path / "set" / "val_2.json")
+    with pytest.raises(FormatError, match="several COCO files.*val.json, .*val_2.json"):
+        convert_folder(tmp_path / "set", tmp_path / "out")
+
+
+def test_what_is_wrong_inside_of_a_coco_file_is_left_to_the_check(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.coco_files(tiny_coco, root, ("",), "all.json")
+    data = json.loads((root / "all.json").read_text())
+    data["annotations"][0]["segmentation"] = [[1, 2]]
+    del data["images"][1]["id"]
+    (root / "all.json").write_text(json.dumps(data))
+    done = convert_folder(root, tmp_path / "out")
+    errors = check_coco_json(done.train_json, done.image_root).errors
+    errors |= check_coco_json(done.val_json, done.image_root).errors
+    assert {"malformed polygons", "image ids that are no integers"} <= errors.keys()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"shape_type": "line"}, "1.json, shape 1, 'pink', is a line of 2 points"),
+        ({"shape_type": "mask", "mask": "aGVsbG8="}, "1.json, shape 1 cannot be read"),
+        ({"points": None}, "1.json, shape 1"),
+    ],
+)
+def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.labelme(tiny_coco, root, ("",))
+    content = json.loads((root / "1.json").read_text())
+    content["shapes"][1] |= change
+    (root / "1.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=message):
+        convert_folder(root, tmp_path / "out")
+    (root / "1.png").unlink()
+    with pytest.raises(FormatError, match="1.json is for .*1.png, which is not there"):
+        convert_folder(root, tmp_path / "out")
