@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -130,31 +130,13 @@ def write_tables(
         for source in sources:
             if record_path(output, source).exists():
                 with open(record_path(output, source), encoding="utf-8") as lines:
-                    for line in lines:
-                        number = next(numbers)
+                    for line, number in zip(lines, numbers, strict=False):
                         yield json.loads(line) | {"id": number if source.image_id is None else source.image_id}
 
-    def objects() -> Iterator[dict]:
-        for record in records():
-            for row in record["objects"]:
-                yield row | {"image_id": record["id"], "category_id": categories[row["category_id"] - 1][0]}
-
-    def images() -> Iterator[dict]:
-        for record in records():
-            height, width = record["size"]
-            yield {"id": record["id"], "file_name": record["file_name"], "height": height, "width": width}
-
-    def fill_results(file: TextIO) -> None:
-        _write_list(file, objects())
-
-    def fill_dataset(file: TextIO) -> None:
-        file.write('{"categories": ')
-        _write_list(file, ({"id": id_, "name": name} for id_, name in categories))
-        file.write(', "images": ')
-        _write_list(file, images())
-        file.write(', "annotations": ')
-        _write_list(file, (row | {"id": k, "iscrowd": 0} for k, row in enumerate(objects(), start=1)))
-        file.write("}")
+    def write(name: str, fill: Callable[[TextIO], object]) -> None:
+        with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
+            fill(file)
+        os.replace(aside, Path(output, name))
 
     def fill_csv(file: TextIO) -> None:
         table = csv.DictWriter(file, ("image", "frame", *MEASUREMENTS))
@@ -162,17 +144,20 @@ def write_tables(
         for record in records():
             table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])
 
-    tables = {"results": ("results.json", fill_results), "coco": ("dataset.json", fill_dataset)}
-    for kind, (name, fill) in (tables | {"csv": ("measurements.csv", fill_csv)}).items():
-        if kind in formats:
-            with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
-                fill(file)
-            os.replace(aside, Path(output, name))
-
-
-def _write_list(file: TextIO, entries: Iterable[dict]) -> None:
-    """As one JSON list, entry by entry."""
-    file.write("[")
-    for k, entry in enumerate(entries):
-        file.write(",\n" * (k > 0) + json.dumps(entry))
-    file.write("]")
+    if "csv" in formats:
+        write("measurements.csv", fill_csv)
+    if "results" in formats or "coco" in formats:
+        ids = [id_ for id_, _ in categories]
+        rows = [
+            row | {"image_id": record["id"], "category_id": ids[row["category_id"] - 1]}
+            for record in records()
+            for row in record["objects"]
+        ]
+    if "results" in formats:
+        write("results.json", lambda file: json.dump(rows, file))
+    if "coco" in formats:
+        data: dict[str, list] = {"categories": [{"id": id_, "name": name} for id_, name in categories]}
+        sizes = (({"height": r["size"][0], "width": r["size"][1]}, r) for r in records())
+        data["images"] = [{"id": r["id"], "file_name": r["file_name"]} | size for size, r in sizes]
+        data["annotations"] = [row | {"id": k, "iscrowd": 0} for k, row in enumerate(rows, start=1)]
+        write("dataset.json", lambda file: json.dump(data, file))
