@@ -136,6 +136,8 @@ def _settle(output: str, settings: dict) -> None:
     """Write down what makes a run, or compare it with the one that began in this folder."""
     path = Path(output, STATE, "run.json")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for rest in path.parent.glob("*.part*"):  # of a run that was killed
+        rest.unlink()
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for key, value in settings.items():
         if before.get(key, value) != value:

@@ -41,9 +41,9 @@ class SourceWriter:
 
     def __init__(self, output: str, source: Source, formats: Sequence[str]):
         self.images, self.objects = 0, 0
-        self._output, self._source, self._formats = Path(output), source, formats
-        self._aside = self._output / STATE / f"{source.name}.part"
-        shutil.rmtree(self._aside, ignore_errors=True)
+        self._output, self._source, self._formats = output, source, formats
+        self._places: dict[str, str] = {}  # of the files that are aside
+        os.makedirs(os.path.join(output, STATE), exist_ok=True)
         self._record = open(self._path(STATE, ".jsonl"), "w", encoding="utf-8")
         self._stack: tifffile.TiffWriter | None = None
         self._video: cv2.VideoWriter | None = None
@@ -81,7 +81,7 @@ class SourceWriter:
             record["objects"] = result.to_coco()
         if "coco" in wanted:
             copy = self._path("images", Path(source.path).suffix if single else f"{end}.png")
-            record["file_name"] = os.path.basename(copy)
+            record["file_name"] = os.path.basename(self._places[copy])
             shutil.copyfile(source.path, copy) if single else write_picture(copy, frame.image)
         self._record.write(json.dumps(record) + "\n")
 
@@ -94,17 +94,19 @@ class SourceWriter:
             self._stack.close()
         if self._video is not None:
             self._video.release()
-        files = [path for path in self._aside.rglob("*") if path.is_file() and error is None]
-        for file in sorted(files, key=lambda path: path.parent.name == STATE):
-            place = self._output / file.relative_to(self._aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
-        shutil.rmtree(self._aside, ignore_errors=True)
+        for aside, place in reversed(self._places.items()):  # the record is the first one
+            if error is None:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.replace(aside, place)
+            elif os.path.exists(aside):
+                os.remove(aside)
 
     def _path(self, folder: str, end: str) -> str:
-        path = self._aside / folder / f"{self._source.name}{end}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        """Of a new file aside, which will be NAME with this end."""
+        place = os.path.join(self._output, folder, f"{self._source.name}{end}")
+        aside = os.path.join(self._output, STATE, f"{len(self._places)}.part{os.path.splitext(place)[1]}")
+        self._places[aside] = place
+        return aside
 
     def _add_to_video(self, picture: np.ndarray, fps: float) -> None:
         if self._video is None:
