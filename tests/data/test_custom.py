@@ -7,6 +7,8 @@ from PIL import Image
 
 from dvis_d2.config import add_dvis_config
 from dvis_d2.data import DatasetError, register_coco_json, register_from_config
+from dvis_d2.evaluation import DVISCOCOEvaluator
+from dvis_d2.evaluation.coco_ap import CocoScorer
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +162,46 @@ def test_missing_json_is_an_error_without_saved_classes(cfg, tmp_path):
     cfg.DATASETS.CUSTOM.TRAIN_JSON = str(tmp_path / "no.json")
     with pytest.raises(DatasetError, match=r"no\.json"):
         register_from_config(cfg)
+
+
+def test_a_byte_order_mark_is_read_all_the_way(cfg, tmp_path):
+    json_file = tmp_path / "data.json"
+    write(tmp_path)
+    json_file.write_text(json_file.read_text(), encoding="utf-8-sig")
+    cfg.DATASETS.CUSTOM.VAL_JSON = str(json_file)
+    register_from_config(cfg)
+    assert len(DatasetCatalog.get("custom_val")) == 1
+    assert DVISCOCOEvaluator("custom_val", ("segm",), output_dir=str(tmp_path))._do_evaluation
+    assert CocoScorer("custom_val").truth.anns[1]["area"] == 24
+
+
+@pytest.mark.parametrize("read", [DatasetCatalog.get, lambda name: DVISCOCOEvaluator(name, ("segm",)), CocoScorer])
+def test_no_broken_rle_reaches_pycocotools_without_the_check(tmp_path, read):
+    """Its IoU of masks whose runs are too few would never end."""
+    json_file = write(tmp_path)
+    data = json.loads((tmp_path / "data.json").read_text())
+    data["annotations"][0]["segmentation"] = {"size": [20, 30], "counts": [5, 5]}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    register_coco_json("own", json_file, str(tmp_path))
+    with pytest.raises(ValueError, match=r"annotation 1: its RLE .* add up to 10, not to 20 x 30"):
+        read("own")
+
+
+def test_names_that_leave_the_image_folder_are_not_loaded(tmp_path):
+    register_coco_json("own", write(tmp_path), str(tmp_path / "images"))
+    assert DatasetCatalog.get("own")
+    data = json.loads((tmp_path / "data.json").read_text())
+    data["images"][0]["file_name"] = "../a.png"
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    register_coco_json("own", str(tmp_path / "data.json"), str(tmp_path / "images"))
+    with pytest.raises(DatasetError, match="is not in the image folder"):
+        DatasetCatalog.get("own")
+
+
+def test_ids_beyond_float64(cfg, tmp_path):
+    cfg.DATASETS.CUSTOM.TRAIN_JSON = write(tmp_path, categories=[(2**80, "cat"), (4, "dog")], category_id=2**80)
+    register_from_config(cfg)
+    (only,) = DatasetCatalog.get("custom_train")
+    assert only["annotations"][0]["category_id"] == 1
+    assert MetadataCatalog.get("custom_train").thing_classes == ["dog", "cat"]
+    assert MetadataCatalog.get("custom_train").thing_dataset_id_to_contiguous_id == {1: 0, 2: 1}

@@ -44,6 +44,45 @@ def test_completion_computes_box_and_area_and_keeps_the_rest(tiny_coco):
     assert completed == whole
 
 
+@pytest.mark.parametrize(
+    "gap", [{"bbox": None, "area": None, "iscrowd": None, "id": None}, {"bbox": [1, 1, 0, 0], "area": 0, "id": 0}]
+)
+def test_completion_repairs_null_and_0(tiny_coco, gap):
+    whole = json.loads(tiny_coco[0].read_text())
+    partial = copy.deepcopy(whole)
+    partial["annotations"][4] |= gap
+    whole["annotations"][4]["id"] = len(whole["annotations"]) + 1
+    assert complete_coco(partial) == whole
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_completion_makes_integers_of_ids_and_sizes(tiny_coco, kind):
+    whole = json.loads(tiny_coco[0].read_text())
+    partial = copy.deepcopy(whole)
+    for image in partial["images"]:
+        image |= {key: kind(image[key]) for key in ("id", "height", "width")}
+    for entry in partial["categories"]:
+        entry["id"] = kind(entry["id"])
+    for entry in partial["annotations"]:
+        entry |= {key: kind(entry[key]) for key in ("id", "image_id", "category_id")}
+    assert complete_coco(partial) == whole
+
+
+def test_completion_numbers_what_has_names_for_ids_and_what_occurs_twice(tiny_coco):
+    whole = json.loads(tiny_coco[0].read_text())
+    partial = copy.deepcopy(whole)
+    names = {image["id"]: image["file_name"] for image in partial["images"]}
+    for image in partial["images"]:
+        image["id"] = names[image["id"]]
+    for entry in partial["annotations"]:
+        entry |= {"id": 7, "image_id": names[entry["image_id"]]}
+    completed = complete_coco(partial)
+    assert [image["id"] for image in completed["images"]] == list(range(1, len(names) + 1))
+    positions = {image["id"]: k for k, image in enumerate(whole["images"], start=1)}
+    assert [a["image_id"] for a in completed["annotations"]] == [positions[a["image_id"]] for a in whole["annotations"]]
+    assert [a["id"] for a in completed["annotations"]] == [7, *range(8, 7 + len(whole["annotations"]))]
+
+
 def test_completion_names_the_annotation_that_it_cannot_complete(tiny_coco):
     data = json.loads(tiny_coco[0].read_text())
     del data["annotations"][2]["bbox"]

@@ -91,6 +91,11 @@ ERRORS = [
     ("annotations.0.area", "1", "areas that are no number"),
     ("annotations.0.iscrowd", 2, "iscrowd that is neither"),
     ("annotations.0.ignore", 1, '"ignore" flags'),
+    ("annotations.0.bbox", None, "without bbox, area or iscrowd"),
+    ("annotations.0.area", None, "without bbox, area or iscrowd"),
+    ("annotations.0.area", 10**400, "areas that are no number"),
+    ("annotations.0.image_id", True, "annotations of an image that does not exist"),
+    ("images.0.height", 10**9, "images without a size"),
     ("annotations", [], "an empty list"),
     ("images", [], "an empty list"),
     ("categories", [], "an empty list"),
@@ -181,6 +186,33 @@ def test_not_coco(check, content, message):
     assert message in str(report)
     with pytest.raises(DatasetError):
         report.raise_if_errors()
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+@pytest.mark.parametrize("kind", [str, float])
+def test_ids_of_another_type_name_the_remedy_and_it_helps(check, key, kind):
+    data = good()
+    for annotation in data["annotations"]:
+        annotation[key] = kind(annotation[key])
+    assert "--complete" in str(check(data))
+    assert not check(complete_coco(data)).errors
+
+
+def test_names_cannot_change_what_is_printed(check):
+    data = changed("categories.0.name", "three\n  ERROR: \x1b[2J\u202e${x}{}")
+    data["categories"][1]["name"] = data["categories"][0]["name"]
+    text = str(check(data))
+    assert r"three\n  ERROR: \x1b[2J\u202e${x}{}" in text
+    assert "\x1b" not in text and "\u202e" not in text
+    data = changed("images.0.file_name", "\0" + "x" * 100_000)
+    assert len(str(check(data))) < 2000
+
+
+def test_a_hint_where_classes_may_be_counted_from_0(check):
+    data = good()
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 3
+    assert "do the annotations count from 0" in str(check(data))
 
 
 def test_missing_file_and_binary_file(tmp_path):
