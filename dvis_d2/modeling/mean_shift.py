@@ -113,7 +113,8 @@ def mean_shift_1d_batched(
     modes = (peaks + (cell_values[nearest] - slot[nearest]) * _CELL) * bin_widths[mode_segments]
     if len(far):
         modes[assignment[index[far]]] = values[far]
-    return modes.to(mode_dtype), mode_segments, assignment
+    most = torch.finfo(mode_dtype).max  # of which a mode of the largest values may be a rounding error above
+    return modes.clamp(-most, most).to(mode_dtype), mode_segments, assignment
 
 
 def _allocate_cells(cell: Tensor, segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

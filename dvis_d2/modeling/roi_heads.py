@@ -257,9 +257,7 @@ class DVISROIHeads(ROIHeads):
         mask is empty is dropped."""
         step = max(1, MAX_WHOLE_MASKS // (height * width))
         found = [self._draw(result[k : k + step], (height, width)) for k in range(0, max(1, len(result)), step)]
-        if len(found) == 1:
-            return found[0]
-        for part in found:
+        for part in found if len(found) > 1 else ():
             part.pred_masks = CroppedMasks.from_masks(part.pred_masks)
         return Instances.cat(found)
 

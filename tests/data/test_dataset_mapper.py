@@ -274,8 +274,7 @@ def test_right_angles_turn_image_and_masks_alike(image_file, tiny_cfg):
     mask = block(3, 5, 9, 30) | block(3, 5, 20, 9)
     Image.fromarray(np.repeat(np.uint8(mask)[..., None] * 255, 3, axis=2)).save(image_file)
     tiny_cfg.INPUT.RANDOM_RIGHT_ANGLES, tiny_cfg.INPUT.MIN_SIZE_TRAIN = True, (0,)
-    turned = DVISDatasetMapper(tiny_cfg, is_train=True)
-    seen = set()
+    turned, seen = DVISDatasetMapper(tiny_cfg, is_train=True), set()
     for seed in range(12):
         np.random.seed(seed)
         out = turned(dataset_dict(image_file, [annotation(rle(mask))]))
