@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "dvis_d2" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 INSTALL_REQUIRES = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",  # before, `weights_only` could be got round (CVE-2025-32434)
+    "torchvision>=0.21",
     "numpy>=1.24",
     "scipy>=1.10",
     "pillow>=11.3",

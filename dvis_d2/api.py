@@ -42,14 +42,10 @@ class Model:
         return cls(cfg, network, info.get("class_names") or class_names(cfg, cfg.DATASETS.TEST), info.get("statistics"))
 
     @overload
-    def predict(
-        self, images: Input, *, confidence_threshold: float = 0.5, scale: float | None = None, label_map: bool = False
-    ) -> Result: ...
+    def predict(self, images: list, **options: Any) -> list[Result]: ...
 
     @overload
-    def predict(
-        self, images: list, *, confidence_threshold: float = 0.5, scale: float | None = None, label_map: bool = False
-    ) -> list[Result]: ...
+    def predict(self, images: Input, **options: Any) -> Result: ...
 
     def predict(self, images, *, confidence_threshold=0.5, scale=None, label_map=False):
         """The objects in an image, or in each of a list.

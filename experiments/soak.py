@@ -29,7 +29,7 @@ import torch
 
 from .soak_cases import CASES, tiny_model
 
-LIMIT = {"losses": 120, "groups": 120, "modes": 120, "files": 120, "kills": 1200}  # seconds that a process may take
+LIMIT = {"losses": 600, "groups": 600, "modes": 600, "files": 600, "kills": 3600}  # seconds that a process may take
 AT_ONCE = {"losses": 40, "groups": 40, "modes": 40, "files": 20, "kills": 1}  # cases in one process
 
 

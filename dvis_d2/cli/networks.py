@@ -136,7 +136,7 @@ def tune(num_images: int, **given: Any) -> None:
     setup_logger(name="fvcore")
     args = program_arguments(**given)
     cfg = engine.setup_cfg(args, inference=True, tuned=False)
-    engine.require_test_data(cfg, args)
+    engine.require_weights_and_data(cfg, args)
     model = engine.Trainer.build_model(cfg)
     DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)}).load(cfg.MODEL.WEIGHTS)
     with torch.no_grad():

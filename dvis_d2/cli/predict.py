@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import torch
@@ -29,16 +30,12 @@ class Interrupted(UserError):
 @click.command(context_settings=CONFIG_PAIRS, epilog=FORMS)
 @click.option("-o", "--output", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option(
-    "--model", metavar="MODEL", help="A packaged model's name, a training's folder, a file of weights, a URL."
+    "--model", metavar="MODEL", help="A training's folder, a file of weights, a packaged model's name, a URL."
 )
 @click.option("--config-file", metavar="FILE", help="Instead of --model, with MODEL.WEIGHTS FILE behind the inputs.")
 @click.option("--save", multiple=True, type=click.Choice([*FORMATS]), default=["labels"], help="May be repeated.")
-@click.option(
-    "--confidence-threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score."
-)
-@click.option(
-    "--scale", type=click.FloatRange(0, min_open=True), help="Network pixels an image pixel; default: as trained."
-)
+@click.option("--confidence-threshold", type=click.FloatRange(0, 1), default=0.5, help="Least score; default: 0.5.")
+@click.option("--scale", type=click.FloatRange(0, min_open=True), help="Network pixels a pixel; default: as trained.")
 @click.option("--webcam", is_flag=True, help="What the first camera sees, until Ctrl-C.")
 @click.option("--resume", is_flag=True, help="Go on in DIR with what is not complete there.")
 @click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, type=click.UNPROCESSED)
@@ -100,9 +97,9 @@ def predict_sources(
     if missing := set(names) - (category_ids or dict.fromkeys(names, 0)).keys():
         raise UserError(f"the COCO file has no categories {sorted(missing)}\nTo do: add them, or give the image files")
     categories = [(category_ids[name] if category_ids else k, name) for k, name in enumerate(names, start=1)]
-    settings = {"weights": os.path.abspath(model.cfg.MODEL.WEIGHTS), "save": sorted(formats)}
-    settings |= {"confidence threshold": confidence_threshold, "scale": scale}
-    _settle(output, settings | {f"input {source.name}": os.path.realpath(source.path) for source in sources})
+    settings = {"save": sorted(formats), "confidence threshold": confidence_threshold, "scale": scale}
+    settings |= {f"input {source.name}": os.path.realpath(source.path) for source in sources}
+    _settle(output, settings | {"weights": os.path.abspath(model.cfg.MODEL.WEIGHTS)})
     failed: list[str] = []
     images, objects = 0, 0
     panel = functools.partial(model.draw_panel, confidence_threshold=confidence_threshold)
@@ -137,14 +134,13 @@ def predict_sources(
 
 def _settle(output: str, settings: dict) -> None:
     """Write down what makes a run, or compare it with the one that began in this folder."""
-    os.makedirs(os.path.join(output, STATE), exist_ok=True)
-    before: dict = {}
-    with open(os.path.join(output, STATE, "run.json"), "a+", encoding="utf-8") as file:
-        file.seek(0)
-        before = json.loads(file.read() or "{}")
-        for key in before.keys() & settings.keys():
-            if before[key] != settings[key]:
-                what = f"{output} is of a run with {key} {before[key]}, not {settings[key]}"
-                raise UserError(f"{what}\nTo do: give the same, or a new folder after -o")
-        file.truncate(0)
-        json.dump(before | settings, file)
+    path = Path(output, STATE, "run.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for rest in path.parent.glob("*.part*"):  # of a run that was killed
+        rest.unlink()
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for key, value in settings.items():
+        if before.get(key, value) != value:
+            what = f"{output} is of a run with {key} {before[key]}, not {value}"
+            raise UserError(f"{what}\nTo do: give the same, or a new folder after -o")
+    path.write_text(json.dumps(before | settings), encoding="utf-8")

@@ -49,7 +49,7 @@ def register_from_config(cfg: CfgNode, *, train: bool = True) -> None:
     Where a JSON is given, sets `DATASETS.TRAIN` and `DATASETS.TEST` to "custom_train" and "custom_val" (or to nothing,
     where only the other JSON is given), `MODEL.ROI_HEADS.NUM_CLASSES`, and `CUSTOM.CLASS_NAMES`. An image folder "" is
     the JSON's own folder, or its sub-folder "images" if the files are found there. Without `train` the training data
-    are left alone, and where `CLASS_NAMES` are known, validation data that are not there are no data.
+    are left alone, and validation data that are not there are no data.
 
     DatasetError where a file cannot be used (with the whole report), or its classes differ from the other file's or
     from `CLASS_NAMES`.
@@ -61,8 +61,7 @@ def register_from_config(cfg: CfgNode, *, train: bool = True) -> None:
     class_names = list(custom.CLASS_NAMES)
     categories: dict[str, list[tuple[int, str]]] = {}
     for name, (json_file, images) in files.items():
-        needed = train or (name == VAL_NAME and (os.path.exists(json_file) or not class_names))
-        if not json_file or not needed:
+        if not json_file or not (train or (name == VAL_NAME and os.path.exists(json_file))):
             continue
         report = check_coco_json(json_file, images or None)
         report.raise_if_errors()
@@ -79,4 +78,4 @@ def register_from_config(cfg: CfgNode, *, train: bool = True) -> None:
     custom.CLASS_NAMES = class_names
     cfg.DATASETS.TRAIN = (TRAIN_NAME,) if TRAIN_NAME in categories else ()
     cfg.DATASETS.TEST = (VAL_NAME,) if VAL_NAME in categories else ()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names) or cfg.MODEL.ROI_HEADS.NUM_CLASSES

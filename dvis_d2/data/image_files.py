@@ -1,4 +1,4 @@
-"""Image files, opened without decoding them: TIFF by tifffile, PNG of 16-bit colors by OpenCV, others by Pillow."""
+"""Image files, opened undecoded: TIFF by tifffile, PNG of 16-bit colors by imagecodecs, others by Pillow."""
 
 import functools
 import itertools
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -126,17 +126,12 @@ def _open_pillow(path: str, page: int, head: bytes, tail: bytes) -> Source:
 
     @functools.cache
     def decoded() -> np.ndarray:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise OSError("it is cut off or broken")
-        return pixels
+        with open(path, "rb") as file:
+            pixels = imagecodecs.png_decode(file.read())
+        return pixels[..., [0, 0, 0, 1]] if pixels.shape[2] == 2 else pixels
 
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        return (
-            decoded()[y0:y1, x0:x1, [2, 1, 0, 3][: decoded().shape[2]]]
-            if deep
-            else pillow_pixels(image.crop((x0, y0, x1, y1)))
-        )
+        return decoded()[y0:y1, x0:x1] if deep else pillow_pixels(image.crop((x0, y0, x1, y1)))
 
     def check() -> None:
         if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):

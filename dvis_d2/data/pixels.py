@@ -79,14 +79,16 @@ def _range_of_8_bits(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def _stretched(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, PERCENTILES)
+    low, high = np.percentile(values, PERCENTILES).tolist()
     if low == high:  # no noise, hardly an object
-        low, high = values.min(), values.max()
+        low, high = float(values.min()), float(values.max())
     steps = np.abs(np.diff(values, axis=1))
-    noise = np.median(steps) / 0.954 if steps.size else 0  # the median of |a - b| of normal a and b is 0.954 sigma
+    noise = (
+        float(np.median(steps)) / 0.954 if steps.size else 0
+    )  # the median of |a - b| of normal a and b is 0.954 sigma
     spread = high - low
     high = low + min(max(spread, NOISE_RANGE * noise), 3 * spread)  # 3: texture is no noise, and must not get black
-    return float(low), float(high if high > low else np.inf)  # one value: black
+    return low, high if high > low else np.inf  # one value: black
 
 
 def _check_finite(values: np.ndarray) -> None:

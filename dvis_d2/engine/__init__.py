@@ -9,7 +9,7 @@ from .launch import (  # noqa: E402
     launch,
     main,
     missing_arguments,
-    require_test_data,
+    require_weights_and_data,
     setup_cfg,
     train,
 )

@@ -115,11 +115,14 @@ def setup_cfg(
     return cfg
 
 
-def require_test_data(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """FileNotFoundError where ``DATASETS.TEST`` is empty."""
+def require_weights_and_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """ValueError where ``MODEL.WEIGHTS`` or ``DATASETS.TEST`` is empty."""
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("there are no weights\nappend MODEL.WEIGHTS and the file of a trained model")
     if not cfg.DATASETS.TEST:
-        what = f"there is no {args.val_json}" if args.val_json else "the validation data are not named, or not there"
-        raise FileNotFoundError(f"{what}\ngive --val-json FILE and, if they are elsewhere, --val-images FOLDER")
+        named = args.config_file or cfg.MODEL.WEIGHTS
+        what = f"there is no {args.val_json}" if args.val_json else f"{named} names no validation data here"
+        raise ValueError(f"{what}\ngive --val-json FILE and, if its images are elsewhere, --val-images FOLDER")
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -175,7 +178,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     """The results of ``MODEL.WEIGHTS``, or, with ``args.resume``, of the last checkpoint in ``OUTPUT_DIR``, with the
     thresholds tuned for it."""
     cfg = setup_cfg(args, inference=True)
-    require_test_data(cfg, args)
+    require_weights_and_data(cfg, args)
     setup_logs(cfg.OUTPUT_DIR)  # not `setup_training`: config.yaml in OUTPUT_DIR is the training's
     model = Trainer.build_model(cfg)
     checkpointer = DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)})

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,9 +41,9 @@ class SourceWriter:
 
     def __init__(self, output: str, source: Source, formats: Sequence[str]):
         self.images, self.objects = 0, 0
-        self._output, self._source, self._formats = Path(output), source, formats
-        self._aside = self._output / STATE / f"{source.name}.part"
-        shutil.rmtree(self._aside, ignore_errors=True)
+        self._output, self._source, self._formats = output, source, formats
+        self._places: dict[str, str] = {}  # of the files that are aside
+        os.makedirs(os.path.join(output, STATE), exist_ok=True)
         self._record = open(self._path(STATE, ".jsonl"), "w", encoding="utf-8")
         self._stack: tifffile.TiffWriter | None = None
         self._video: cv2.VideoWriter | None = None
@@ -81,7 +81,7 @@ class SourceWriter:
             record["objects"] = result.to_coco()
         if "coco" in wanted:
             copy = self._path("images", Path(source.path).suffix if single else f"{end}.png")
-            record["file_name"] = os.path.basename(copy)
+            record["file_name"] = os.path.basename(self._places[copy])
             shutil.copyfile(source.path, copy) if single else write_picture(copy, frame.image)
         self._record.write(json.dumps(record) + "\n")
 
@@ -94,17 +94,19 @@ class SourceWriter:
             self._stack.close()
         if self._video is not None:
             self._video.release()
-        files = [path for path in self._aside.rglob("*") if path.is_file() and error is None]
-        for file in sorted(files, key=lambda path: path.parent.name == STATE):
-            place = self._output / file.relative_to(self._aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
-        shutil.rmtree(self._aside, ignore_errors=True)
+        for aside, place in reversed(self._places.items()):  # the record is the first one
+            if error is None:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.replace(aside, place)
+            elif os.path.exists(aside):
+                os.remove(aside)
 
     def _path(self, folder: str, end: str) -> str:
-        path = self._aside / folder / f"{self._source.name}{end}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        """Of a new file aside, which will be NAME with this end."""
+        place = os.path.join(self._output, folder, f"{self._source.name}{end}")
+        aside = os.path.join(self._output, STATE, f"{len(self._places)}.part{os.path.splitext(place)[1]}")
+        self._places[aside] = place
+        return aside
 
     def _add_to_video(self, picture: np.ndarray, fps: float) -> None:
         if self._video is None:
@@ -130,31 +132,13 @@ def write_tables(
         for source in sources:
             if record_path(output, source).exists():
                 with open(record_path(output, source), encoding="utf-8") as lines:
-                    for line in lines:
-                        number = next(numbers)
+                    for line, number in zip(lines, numbers, strict=False):
                         yield json.loads(line) | {"id": number if source.image_id is None else source.image_id}
 
-    def objects() -> Iterator[dict]:
-        for record in records():
-            for row in record["objects"]:
-                yield row | {"image_id": record["id"], "category_id": categories[row["category_id"] - 1][0]}
-
-    def images() -> Iterator[dict]:
-        for record in records():
-            height, width = record["size"]
-            yield {"id": record["id"], "file_name": record["file_name"], "height": height, "width": width}
-
-    def fill_results(file: TextIO) -> None:
-        _write_list(file, objects())
-
-    def fill_dataset(file: TextIO) -> None:
-        file.write('{"categories": ')
-        _write_list(file, ({"id": id_, "name": name} for id_, name in categories))
-        file.write(', "images": ')
-        _write_list(file, images())
-        file.write(', "annotations": ')
-        _write_list(file, (row | {"id": k, "iscrowd": 0} for k, row in enumerate(objects(), start=1)))
-        file.write("}")
+    def write(name: str, fill: Callable[[TextIO], object]) -> None:
+        with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
+            fill(file)
+        os.replace(aside, Path(output, name))
 
     def fill_csv(file: TextIO) -> None:
         table = csv.DictWriter(file, ("image", "frame", *MEASUREMENTS))
@@ -162,17 +146,20 @@ def write_tables(
         for record in records():
             table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])
 
-    tables = {"results": ("results.json", fill_results), "coco": ("dataset.json", fill_dataset)}
-    for kind, (name, fill) in (tables | {"csv": ("measurements.csv", fill_csv)}).items():
-        if kind in formats:
-            with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
-                fill(file)
-            os.replace(aside, Path(output, name))
-
-
-def _write_list(file: TextIO, entries: Iterable[dict]) -> None:
-    """As one JSON list, entry by entry."""
-    file.write("[")
-    for k, entry in enumerate(entries):
-        file.write(",\n" * (k > 0) + json.dumps(entry))
-    file.write("]")
+    if "csv" in formats:
+        write("measurements.csv", fill_csv)
+    if "results" in formats or "coco" in formats:
+        ids = [id_ for id_, _ in categories]
+        rows = [
+            row | {"image_id": record["id"], "category_id": ids[row["category_id"] - 1]}
+            for record in records()
+            for row in record["objects"]
+        ]
+    if "results" in formats:
+        write("results.json", lambda file: json.dump(rows, file))
+    if "coco" in formats:
+        data: dict[str, list] = {"categories": [{"id": id_, "name": name} for id_, name in categories]}
+        sizes = (({"height": r["size"][0], "width": r["size"][1]}, r) for r in records())
+        data["images"] = [{"id": r["id"], "file_name": r["file_name"]} | size for size, r in sizes]
+        data["annotations"] = [row | {"id": k, "iscrowd": 0} for k, row in enumerate(rows, start=1)]
+        write("dataset.json", lambda file: json.dump(data, file))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 import dvis_d2
 from dvis_d2.cli import main
-from dvis_d2.cli.errors import UserErrors
+from dvis_d2.cli.errors import UserErrors, launch
 from dvis_d2.data import DatasetError
+from dvis_d2.engine import argument_parser
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ["--config-file", "shapes/shapes_easy.yaml"]
@@ -103,6 +105,75 @@ def test_errors_of_the_users_have_an_advice_and_no_traceback(error, advice, monk
     # as if this module were one of the package
     monkeypatch.setitem(globals(), "__name__", "dvis_d2.data.example")
     assert_two_lines(invoke("fail", program=failing(error)), str(error), advice)
+
+
+def test_an_error_with_its_own_advice_is_two_lines(monkeypatch):
+    monkeypatch.setitem(globals(), "__name__", "dvis_d2.example")
+    result = invoke("fail", program=failing(ValueError("a.pth is damaged\ncopy it again")))
+    assert result.stderr == "Error: a.pth is damaged\nTo do: copy it again\n"
+
+
+def test_control_characters_of_a_name_are_shown_not_sent():
+    result = invoke("fail", program=failing(FileNotFoundError("there is no \x1b]0;pwned\x07\x9b31m.png")))
+    assert_two_lines(result, r"\x1b]0;pwned\x07\x9b31m.png")
+
+
+class Faulty(torch.utils.data.Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("there is no a.png"), DatasetError("a.png is another size")])
+def test_an_error_of_a_data_loaders_worker_is_two_lines(error, monkeypatch):
+    monkeypatch.setitem(globals(), "__name__", "dvis_d2.data.example")
+    monkeypatch.setattr(Faulty.__getitem__, "__code__", _code_of_the_package(Faulty.__getitem__.__code__))
+
+    @click.group(cls=UserErrors)
+    def program():
+        pass
+
+    @program.command()
+    def fail():
+        list(torch.utils.data.DataLoader(Faulty(error), num_workers=1, multiprocessing_context="fork"))
+
+    assert_two_lines(invoke("fail", program=program), f"Error: {error}\n")
+
+
+def _code_of_the_package(code):
+    return code.replace(co_filename=str(ROOT / "dvis_d2" / "data" / "example.py"))
+
+
+def _raise(args):
+    raise args.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_of_a_process_of_its_own_is_two_lines(debug, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    @click.group(cls=UserErrors)
+    @click.option("--debug", is_flag=True)
+    def program(debug):
+        pass
+
+    @program.command()
+    def fail():
+        args = argument_parser().parse_args(["--num-gpus", "2", "--dist-url", "auto"])
+        args.error = FileNotFoundError("there is no a.png")
+        launch(_raise, args)
+
+    result = invoke(*["--debug"] * debug, "fail", program=program)
+    if debug:
+        assert "Traceback" in str(result.exception) and "there is no a.png" in str(result.exception)
+    else:
+        assert_two_lines(result, "Error: there is no a.png\n")
 
 
 def test_debugging_and_errors_of_the_program_show_where(monkeypatch):

@@ -4,6 +4,7 @@ import struct
 import zlib
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -76,10 +77,15 @@ def test_16_bit_colors_of_png_keep_all_bits(tmp_path):
         found = read_image(tmp_path / "a.png", "BGR").astype(int)
         assert np.abs(found - SMOOTH).max() <= 3
         assert probe_image(tmp_path / "a.png").dtype == "uint16"
+    gray = np.dstack([image[..., 0], image[..., 0]])
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(gray))
+    assert np.abs(read_image(tmp_path / "a.png").astype(int) - SMOOTH[..., :1]).max() <= 3
     content = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError, match=r"a\.png cannot be read"):
-        read_image(tmp_path / "a.png")
+    for keep in (0.5, 0.9):
+        (tmp_path / "a.png").write_bytes(content[: int(len(content) * keep)])
+        for read in (read_image, probe_image):
+            with pytest.raises(OSError, match=r"a\.png cannot be read"):
+                read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
