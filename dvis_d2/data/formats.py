@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
+from .coco_file import read_json
 from .mask_folders import IMAGE_SUFFIXES, FormatError, pair_masks, part_of, read_masks, some
 from .polygon_files import is_labelme, is_yolo, read_labelme, read_yolo
 from .to_coco import complete_coco
@@ -96,7 +97,7 @@ def read_folder(root: Path, files: list[Path], *, masks: bool = True) -> tuple[s
     for path in files:
         if path.suffix == ".json":
             with contextlib.suppress(ValueError):  # no JSON
-                contents[path] = json.loads(path.read_text(encoding="utf-8"))
+                contents[path] = read_json(path)
     found: dict[str, Any] = {}
     if any(map(is_coco, contents.values())):
         found["COCO JSON"] = lambda: read_coco(root, files, contents)

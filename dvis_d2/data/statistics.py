@@ -11,6 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .annotations import read_annotations
+from .polygons import polygon_points, polygons_to_rle
+from .rle import checked_runs
 
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
 
@@ -96,17 +98,15 @@ def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
     """float64 (n,): pixels of each annotation of an image that is no crowd."""
     objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
     segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
-    areas, rles, owners = np.zeros(len(segmentations)), [], []
+    areas, where = np.zeros(len(segmentations)), str(dataset_dict.get("file_name"))
     for k, segmentation in enumerate(segmentations):
         if isinstance(segmentation, np.ndarray):
             areas[k] = np.count_nonzero(segmentation)
-            continue
-        parts = [p for p in segmentation if len(p) >= 6] if isinstance(segmentation, list) else [segmentation]
-        if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
-            parts = mask_util.frPyObjects(parts, dataset_dict["height"], dataset_dict["width"]) if parts else []
-        rles += parts
-        owners += [k] * len(parts)
-    np.add.at(areas, owners, mask_util.area(rles) if rles else [])
+        elif isinstance(segmentation, dict):
+            areas[k] = checked_runs(segmentation, where)[1::2].sum()
+        elif any(len(polygon) >= 6 for polygon in segmentation):
+            size = dataset_dict["height"], dataset_dict["width"]
+            areas[k] = mask_util.area(polygons_to_rle(polygon_points(segmentation, where), *size, where))
     return areas
 
 

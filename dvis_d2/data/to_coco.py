@@ -64,13 +64,16 @@ def complete_coco(data: dict) -> dict:
     for key, reference in ("images", "image_id"), ("categories", "category_id"):
         ids = [entry.get("id") for entry in data[key]]
         numbers = [_integer(id_) for id_ in ids]
+        if None in ids:
+            continue  # nothing says which annotations are its own
         new = range(1, len(ids) + 1) if None in numbers else numbers
         known = dict(zip(map(_identity, ids), new, strict=True))
         for entry, number in zip(data[key], new, strict=True):
             entry["id"] = number
         for annotation in annotations:
-            annotation[reference] = known.get(_identity(annotation.get(reference)), annotation.get(reference))
-    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in data["images"]}
+            value = annotation.get(reference)  # an unknown one must not become another's new number
+            annotation[reference] = known.get(_identity(value), str(value) if None in numbers else value)
+    sizes = {image.get("id"): (image.get("height"), image.get("width")) for image in data["images"]}
     seen: set[int] = {0}
     next_id = max((_integer(a.get("id")) or 0 for a in annotations), default=0) + 1
     for position, annotation in enumerate(annotations):

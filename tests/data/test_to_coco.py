@@ -76,6 +76,9 @@ def test_completion_numbers_what_has_names_for_ids_and_what_occurs_twice(tiny_co
         image["id"] = names[image["id"]]
     for entry in partial["annotations"]:
         entry |= {"id": 7, "image_id": names[entry["image_id"]]}
+    unknown = copy.deepcopy(partial)
+    unknown["annotations"][0]["image_id"] = 1
+    assert complete_coco(unknown)["annotations"][0]["image_id"] == "1"  # not the first image
     completed = complete_coco(partial)
     assert [image["id"] for image in completed["images"]] == list(range(1, len(names) + 1))
     positions = {image["id"]: k for k, image in enumerate(whole["images"], start=1)}
