@@ -1,9 +1,11 @@
+import json
 import os
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
+from dvis_d2.config import flat
 from dvis_d2.data import DatasetError
 from dvis_d2.engine import Trainer, argument_parser, launch, missing_arguments, setup_cfg
 
@@ -122,7 +124,8 @@ def test_a_resumed_training_has_the_same_data_split_and_recipe(tiny_coco, tmp_pa
     (tmp_path / "mine" / "config.yaml").write_text(first.dump())
     before = {d["file_name"] for d in DatasetCatalog.get("custom_val")}
     (tmp_path / "images" / "new.txt").touch()  # the folder has changed
-    assert setup("--resume", *args).dump() == first.dump()
+    again = setup("--resume", *args)
+    assert json.dumps(dict(flat(again))) == json.dumps(dict(flat(first)))  # where tuples are lists
     assert setup("--resume", "--output", str(tmp_path / "mine"), "SEED", "3").SEED == 3
     assert {d["file_name"] for d in DatasetCatalog.get("custom_val")} == before
 

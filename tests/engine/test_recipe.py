@@ -77,7 +77,7 @@ def test_few_small_objects_in_large_images_are_seen_in_crops():
 positive = st.floats(1, 3000)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(
     st.tuples(st.integers(16, 20000), st.integers(16, 20000)),
     st.tuples(positive, positive, positive).map(sorted).map(tuple),
