@@ -16,6 +16,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.utils import comm
 
 from ..data import DVISDatasetMapper
+from ..data.coco_file import read_json
 from ..data.custom import VAL_NAME, register_coco_json
 from .train_loop import put_panel
 
@@ -51,8 +52,7 @@ def validation_data(cfg: CfgNode) -> tuple[str, ...]:
         return cfg.DATASETS.TEST
     count = max(LEAST, int(SHARE * validation_period(cfg) * cfg.SOLVER.IMS_PER_BATCH))
     metadata = MetadataCatalog.get(VAL_NAME)
-    with open(metadata.json_file, encoding="utf-8") as file:
-        content = json.load(file)
+    content = read_json(metadata.json_file)
     if len(content["images"]) <= count:
         return cfg.DATASETS.TEST
     content["images"] = [content["images"][i] for i in evenly(len(content["images"]), count)]

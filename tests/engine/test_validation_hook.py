@@ -80,7 +80,7 @@ def test_a_resumed_training_validates_as_an_uninterrupted_one(tiny_cfg, tmp_path
     """The checkpoint of iteration 1 is written before the validation after it, which a stop at 2 loses otherwise."""
     from .test_trainer import run, weights
 
-    def score(cls, cfg, model):
+    def score(cls, cfg, model, **_):
         return {"segm": {"AP": model.backbone.fpn_output2.weight.sum().item()}}
 
     monkeypatch.setattr(Trainer, "test", classmethod(score))
