@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from . import engine
 from .checkpoint import DVISCheckpointer, class_names, load_model
-from .data.image_io import to_image
+from .data.image_io import ImageWindows, to_image
 from .inference.result import Result
+from .inference.sources import read_held
 from .inference.tiling import TiledInference
 from .inference.visualization import draw_panel
 
@@ -61,10 +62,18 @@ class Model:
             OSError: a file that cannot be read.
             TypeError, ValueError: no image; or a threshold outside of 0 to 1.
         """
+        options = {"confidence_threshold": confidence_threshold, "scale": scale, "label_map": label_map}
         if isinstance(images, list):
-            options = {"confidence_threshold": confidence_threshold, "scale": scale, "label_map": label_map}
             return [self.predict(image, **options) for image in images]
+        if isinstance(images, (str, os.PathLike)):
+            file = ImageWindows(images, "RGB", normalize=self.cfg.INPUT.NORMALIZE)
+            return self.detect(*read_held(file), **options)
         image = to_image(images, "RGB", normalize=self.cfg.INPUT.NORMALIZE)
+        return self.detect(image, images if isinstance(images, np.ndarray) else image, **options)
+
+    def detect(self, image, pixels, *, confidence_threshold=0.5, scale=None, label_map=False) -> Result:
+        """As :meth:`predict`, in an image that is ready, uint8 (H, W, 3) in RGB or ImageWindows of it; `pixels` are the
+        stored ones, for measurements."""
         found = self._detect(self._inference, image, confidence_threshold, scale, label_map)
         objects = found["instances"]
         return Result(
@@ -74,7 +83,7 @@ class Model:
             classes=objects.pred_classes.numpy(),
             class_names=self.class_names,
             image=image,
-            pixels=images if isinstance(images, np.ndarray) else image,
+            pixels=pixels,
             label_map=found["label_map"].float().cpu().numpy() if "label_map" in found else None,
         )
 
@@ -84,13 +93,27 @@ class Model:
         found["instances"].pred_masks = torch.from_numpy(found["instances"].pred_masks.numpy())
         return draw_panel(image, found, Metadata(thing_classes=self.class_names))
 
-    def _detect(self, inference, image: np.ndarray, threshold: float, scale: float | None, label_map: bool) -> dict:
+    def _detect(self, inference, image, threshold: float, scale: float | None, label_map: bool) -> dict:
         if not 0 <= threshold <= 1:
             raise ValueError(f"the confidence threshold is {threshold}: give a score from 0 to 1")
         heads: Any = self.network.roi_heads
         heads.score_threshold = threshold
-        channels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
-        return inference.predict(channels, scale=scale, label_map=label_map)
+        if self.cfg.INPUT.FORMAT != "RGB":
+            image = image[:, :, ::-1] if isinstance(image, np.ndarray) else _Reversed(image)
+        return inference.predict(image, scale=scale, label_map=label_map)
+
+
+class _Reversed(NamedTuple):
+    """An image read by windows, its colors in the other order."""
+
+    image: ImageWindows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape
+
+    def read(self, *window: int) -> np.ndarray:
+        return self.image.read(*window)[:, :, ::-1]
 
 
 def load(source: str | os.PathLike, *, device: str | None = None, opts: Sequence[str] = ()) -> Model:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import dvis_d2
 from dvis_d2.engine import Trainer
+from dvis_d2.inference import sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,6 +74,21 @@ def test_threshold_label_map_and_pixels(model):
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="from 0 to 1"):
             model.predict(gray, confidence_threshold=wrong)
+
+
+def test_files_keep_their_own_values_for_measurements(model, tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "gray.png")
+    result = model.predict(tmp_path / "gray.png", confidence_threshold=0)
+    assert np.array_equal(result.pixels, values) and result.image.max() == 255  # stretched for the network
+    rows = result.measurements()
+    assert rows[0]["mean_intensity"] == pytest.approx(values[result.masks[0]].mean(), abs=1e-3)
+
+    monkeypatch.setattr(sources, "MAX_PIXELS", 1000)  # read by windows
+    windows = model.predict(tmp_path / "gray.png", confidence_threshold=0)
+    assert windows.measurements() == rows and np.array_equal(windows.label_image(), result.label_image())
+    with pytest.raises(ValueError, match="too large for a picture"):
+        windows.plot()
 
 
 def test_a_panel_is_a_row_of_tiles(model):

@@ -102,6 +102,7 @@ def predict_sources(
     _settle(output, settings | {"weights": os.path.abspath(model.cfg.MODEL.WEIGHTS)})
     failed: list[str] = []
     images, objects = 0, 0
+    options: dict = {"confidence_threshold": confidence_threshold, "scale": scale}
     panel = functools.partial(model.draw_panel, confidence_threshold=confidence_threshold)
     todo = [source for source in sources if not record_path(output, source).exists()]
     with tqdm(total=len(todo), unit="image") as bar:
@@ -109,9 +110,9 @@ def predict_sources(
             try:
                 with SourceWriter(output, source, formats) as writer:
                     try:
-                        for frame in source.frames():
+                        for frame in source.frames(model.cfg.INPUT.NORMALIZE):
                             bar.total += max(frame.total - 1, 0) if writer.images == 0 else 0
-                            result = model.predict(frame.image, confidence_threshold=confidence_threshold, scale=scale)
+                            result = model.detect(frame.image, frame.pixels, **options)
                             writer.add(frame, result, panel)
                             bar.update()
                     except KeyboardInterrupt:

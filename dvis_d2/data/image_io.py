@@ -32,7 +32,8 @@ Path = str | os.PathLike
 
 class ImageWindows:
     """An image read by windows, for those too large to hold: of a TIFF the strips or tiles that are touched are
-    decoded, other formats once. Pixels are those of :func:`read_image`. To be closed, or used in `with`."""
+    decoded, other formats once. Pixels are those of :func:`read_image`, or, by ``stored(y0, y1, x0, x1)``, those of the
+    file, (h, w), or RGB(A) (h, w, 3 or 4), upright. To be closed, or used in `with`."""
 
     def __init__(self, file_name: Path, image_format: str = "BGR", *, page: int | None = None, normalize: str = "auto"):
         self._name, self._format = os.fspath(file_name), _checked(image_format, normalize)
@@ -43,7 +44,7 @@ class ImageWindows:
                 what = f"image {self._name} has {pages} pages; of it, and of others like it, the first is read"
                 log_first_n(logging.WARNING, what, name=__name__)
             self.shape = source.info.height, source.info.width  # (H, W)
-            self._read, self._convert = source.read, _fit(source.read, self.shape, normalize)
+            self.stored, self._convert = source.read, _fit(source.read, self.shape, normalize)
             self.close = stack.pop_all().close
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
@@ -51,7 +52,7 @@ class ImageWindows:
         if not (0 <= y0 < y1 <= self.shape[0] and 0 <= x0 < x1 <= self.shape[1]):
             raise ValueError(f"window {y0}:{y1}, {x0}:{x1} is not inside {self._name}, of {self.shape}")
         with _errors_name(self._name):
-            return _converted(self._read, (y0, y1, x0, x1), self._convert, self._format)
+            return _converted(self.stored, (y0, y1, x0, x1), self._convert, self._format)
 
     def __enter__(self) -> "ImageWindows":
         return self

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ..data.cropped_masks import CroppedMasks
+from ..data.image_io import ImageWindows
 from .visualization import draw_overlay
 
 MEASUREMENTS = tuple("label class score area centroid_x centroid_y x0 y0 x1 y1 diameter mean_intensity".split())
@@ -29,8 +30,8 @@ class Result:
     scores: np.ndarray  # float32 (K,) in [0, 1]
     classes: np.ndarray  # int64 (K,), from 0 on
     class_names: Sequence[str]  # of all that the network knows
-    image: np.ndarray  # uint8 (H, W, 3) in RGB, as the network saw it
-    pixels: np.ndarray  # (H, W) or (H, W, C), as they were given
+    image: np.ndarray | ImageWindows  # uint8 (H, W, 3) in RGB, as the network saw it
+    pixels: np.ndarray | ImageWindows  # (H, W) or (H, W, C), as they were given or stored
     label_map: np.ndarray | None = None  # the network's own, float32 (h, w), 0 on background, if it was asked for
 
     def __len__(self) -> int:
@@ -96,16 +97,23 @@ class Result:
         for label, (crop, (x0, y0, x1, y1), name, score) in enumerate(found, start=1):
             y, x = np.nonzero(crop)
             center, diameter = (x.mean() + x0 + 0.5, y.mean() + y0 + 0.5), 2 * (len(x) / np.pi) ** 0.5
-            mean = self.pixels[y0:y1, x0:x1][y, x].mean()
+            held, window = self.pixels, (y0, y1, x0, x1)
+            mean = (held[y0:y1, x0:x1] if isinstance(held, np.ndarray) else held.stored(*window))[y, x].mean()
             center_x, center_y, diameter, mean = (round(float(n), 3) for n in (*center, diameter, mean))
             row = [label, name, score, len(x), center_x, center_y, x0, y0, x1, y1, diameter, mean]
             rows.append(dict(zip(MEASUREMENTS, row, strict=True)))
         return rows
 
+    def whole_image(self) -> np.ndarray:
+        """uint8 (H, W, 3) in RGB. ValueError if it is read by windows."""
+        if not isinstance(self.image, np.ndarray):
+            raise ValueError(f"{self} is too large for a picture\nsave other forms, or cut the image")
+        return self.image
+
     def plot(self) -> Image.Image:
         """The image with its objects drawn on it; class names and scores where they are few."""
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        return Image.fromarray(draw_overlay(self.image, self.masks, captions))
+        return Image.fromarray(draw_overlay(self.whole_image(), self.masks, captions))
 
     def to_instances(self) -> Instances:
         """Detectron2's, on the CPU; ``pred_masks`` bool (K, H, W)."""

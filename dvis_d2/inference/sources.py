@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..data.image_io import probe_image, read_image
+from ..data.image_files import MAX_PIXELS
+from ..data.image_io import ImageWindows, probe_image, to_image
 
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 
@@ -23,7 +24,8 @@ class Unreadable(Exception):
 
 
 class Frame(NamedTuple):
-    image: np.ndarray  # uint8 (H, W, 3) in RGB
+    image: np.ndarray | ImageWindows  # uint8 (H, W, 3) in RGB, as the network sees it
+    pixels: np.ndarray | ImageWindows  # as stored
     total: int  # frames or pages of its source, as the header says; 0 if unknown
     fps: float = 0.0  # of a video
 
@@ -40,27 +42,36 @@ class Source(NamedTuple):
     def is_video(self) -> bool:
         return self.camera is not None or Path(self.path).suffix.lower() in VIDEOS
 
-    def frames(self) -> Iterator[Frame]:
-        """Its frames or pages, read one by one."""
+    def frames(self, normalize: str = "auto") -> Iterator[Frame]:
+        """Its frames or pages, read one by one; `normalize` as of :mod:`..data.image_io`."""
         try:
-            yield from self._video_frames() if self.is_video else self._pages()
+            yield from self._video_frames(normalize) if self.is_video else self._pages(normalize)
         except (OSError, ValueError) as error:
             raise Unreadable(str(error)) from error
 
-    def _pages(self) -> Iterator[Frame]:
+    def _pages(self, normalize: str) -> Iterator[Frame]:
         total = probe_image(self.path).pages
         for page in range(total):
-            yield Frame(read_image(self.path, "RGB", page=page), total)
+            yield Frame(*read_held(ImageWindows(self.path, "RGB", page=page, normalize=normalize)), total)
 
-    def _video_frames(self) -> Iterator[Frame]:
+    def _video_frames(self, normalize: str) -> Iterator[Frame]:
         video = cv2.VideoCapture(self.path if self.camera is None else self.camera)
         total = max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if self.camera is None else 0
         fps, read = video.get(cv2.CAP_PROP_FPS) or 25.0, 0
         while (image := video.read()[1]) is not None:
             read += 1
-            yield Frame(image[:, :, ::-1], total, fps)
+            yield Frame(to_image(image[:, :, ::-1], "RGB", normalize=normalize), image, total, fps)
         if not read or read < 0.9 * total:  # a header may be a few frames wrong
             raise OSError(f"{self.path} ends after {read} of {total} frames: it is damaged, or there is no such camera")
+
+
+def read_held(file: ImageWindows) -> tuple[np.ndarray | ImageWindows, np.ndarray | ImageWindows]:
+    """The image and its pixels as stored, and the file is closed; itself, open, where they are too many to be held."""
+    height, width = file.shape
+    if height * width > MAX_PIXELS:
+        return file, file
+    with file:
+        return file.read(0, height, 0, width), file.stored(0, height, 0, width)
 
 
 def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | None]:

@@ -74,7 +74,7 @@ class SourceWriter:
         elif "overlay" in wanted:
             write_picture(self._path("overlay", f"{end}.png"), np.asarray(result.plot()))
         if "panel" in wanted:
-            write_picture(self._path("panel", f"{end}.png"), panel(frame.image))
+            write_picture(self._path("panel", f"{end}.png"), panel(result.whole_image()))
         if "csv" in wanted:
             record["rows"] = result.measurements()
         if "coco" in wanted or "results" in wanted:
@@ -82,7 +82,7 @@ class SourceWriter:
         if "coco" in wanted:
             copy = self._path("images", Path(source.path).suffix if single else f"{end}.png")
             record["file_name"] = os.path.basename(self._places[copy])
-            shutil.copyfile(source.path, copy) if single else write_picture(copy, frame.image)
+            shutil.copyfile(source.path, copy) if single else write_picture(copy, result.whole_image())
         self._record.write(json.dumps(record) + "\n")
 
     def __enter__(self) -> "SourceWriter":

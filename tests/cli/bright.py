@@ -16,19 +16,19 @@ class Bright:
     """In place of a Model: every bright region is an object, of class "big" from 50 pixels on."""
 
     class_names = ["small", "big"]
-    cfg = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS="bright.pth"))
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS="bright.pth"), INPUT=SimpleNamespace(NORMALIZE="auto"))
 
     def __init__(self):
         self.seen = 0
 
-    def predict(self, image, *, confidence_threshold, scale):
+    def detect(self, image, pixels, *, confidence_threshold, scale):
         self.seen += 1
         _, parts = cv2.connectedComponents((image[:, :, 0] > 128).astype(np.uint8))
         masks = CroppedMasks.from_masks(np.stack([parts == k for k in range(1, parts.max() + 1)] or [parts > 9])[:9])
         masks = masks[np.flatnonzero(masks.areas())]
         scores = np.linspace(0.9, 0.6, len(masks)).astype(np.float32)
         classes = (masks.areas() >= 50).astype(np.int64)
-        return Result(masks, masks.boxes.astype(np.float32), scores, classes, self.class_names, image, image)
+        return Result(masks, masks.boxes.astype(np.float32), scores, classes, self.class_names, image, pixels)
 
     def draw_panel(self, image, *, confidence_threshold):
         return np.concatenate([image, image], axis=1)

@@ -89,13 +89,13 @@ def test_a_video_becomes_a_video(model, tmp_path):
 def test_a_camera_films_until_ctrl_c(model, tmp_path, monkeypatch):
     path, capture = str(write_video(tmp_path / "film.mp4")), cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: capture(path if source == 0 else source))
-    found = model.predict
+    found = model.detect
 
     def predict_two(*args, **options):
         if model.seen == 2:
             raise KeyboardInterrupt
         return found(*args, **options)
 
-    model.predict = predict_two
+    model.detect = predict_two
     assert "in 2 images" in run("--webcam", "-o", tmp_path / "out")
     assert tifffile.imread(tmp_path / "out/labels/webcam.tif").shape == (2, 48, 64)

@@ -64,19 +64,19 @@ def test_ctrl_c_names_the_command_that_goes_on(images, model, tmp_path, monkeypa
     out = tmp_path / "out"
     arguments = [str(images), "-o", str(out), "--save", "csv", "--save", "labels"]
     monkeypatch.setattr("sys.argv", ["dvis", "predict", *arguments])
-    found = model.predict
+    found = model.detect
 
     def interrupted(*args, **options):
         if model.seen == 1:
             raise KeyboardInterrupt
         return found(*args, **options)
 
-    model.predict = interrupted
+    model.detect = interrupted
     output = run(*arguments, code=130)
     assert f"dvis predict {' '.join(arguments)} --resume" in output
     assert files(out) == ["labels/a.tif"]  # nothing that is not whole
 
-    model.predict, model.seen = found, 0
+    model.detect, model.seen = found, 0
     (images / "c.png").write_bytes((images / "b.png").read_bytes())
     assert "1 inputs were complete" in run(*arguments, "--resume")
     assert model.seen == 3 and len((out / "measurements.csv").read_text().splitlines()) == 5
@@ -112,13 +112,13 @@ def test_a_folder_that_cannot_be_written_is_named(images, model, tmp_path):
 
 
 def test_more_objects_than_16_bits_are_refused_as_png(images, model, tmp_path, monkeypatch):
-    found = model.predict
+    found = model.detect
 
     def many(*args, **options):
         result = found(*args, **options)
         return result[np.zeros(2**16, int)]
 
-    model.predict = many
+    model.detect = many
     assert "save labels" in run(images / "b.png", "-o", tmp_path / "png", "--save", "png", code=2)
     run(images / "b.png", "-o", tmp_path / "labels")
     labels = tifffile.imread(tmp_path / "labels/labels/b.tif")
