@@ -39,6 +39,7 @@ from .validation_hook import (
     validation_period,
 )
 
+PRETRAINED_LR = 0.1  # docs/results/index.md has what it gains
 logger = logging.getLogger(__name__)
 
 
@@ -82,6 +83,9 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True):
         """As Detectron2's; a resumed run also goes on in the data where the earlier one stopped, and writes the final
         checkpoint if the earlier one was stopped before it did."""
+        fresh = not (self.cfg.MODEL.WEIGHTS or resume and self.checkpointer.has_checkpoint())
+        if fresh and self.cfg.MODEL.TIMM.PRETRAINED:
+            self.evaluated_model.backbone.bottom_up.load_pretrained()
         super().resume_or_load(resume)
         if self.averaging:
             self.averaging.start_from_average()
@@ -222,18 +226,21 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        """AdamW, or Detectron2's SGD, by ``SOLVER.OPTIMIZER``."""
+        """AdamW, or Detectron2's SGD, by ``SOLVER.OPTIMIZER``; with AdamW a timm backbone that starts from ImageNet's
+        weights learns at `PRETRAINED_LR` of the rate."""
         solver = cfg.SOLVER
         if solver.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
         if solver.OPTIMIZER != "ADAMW":
             raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it must be 'SGD' or 'ADAMW'")
+        pretrained = cfg.MODEL.TIMM.PRETRAINED
         params = get_default_optimizer_params(
             model,
             base_lr=solver.BASE_LR,
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             bias_lr_factor=solver.BIAS_LR_FACTOR,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+            lr_factor_func=lambda name: PRETRAINED_LR if pretrained and name.startswith("backbone.bottom_up.") else 1,
         )
         optimizer = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
         return maybe_add_gradient_clipping(cfg, optimizer)
