@@ -109,8 +109,7 @@ class Progress(HookBase):
             parts.append(f"loss {self.trainer.storage.history('total_loss').median(20):.3f}")
         if "validation/AP" in latest:
             aps = [value for value, _ in self.trainer.storage.history("validation/AP").values()]
-            best = max((ap for ap in aps if ap == ap), default=aps[-1])  # NaN: nothing was found
-            parts.append(f"validation AP {aps[-1]:.1f} (best {best:.1f})")
+            parts.append(f"validation AP {aps[-1]:.1f} (best {max(aps):.1f})")
         text = "  ".join(parts)
         if self.in_place:
             width = shutil.get_terminal_size().columns - 1

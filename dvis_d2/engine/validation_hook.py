@@ -114,11 +114,12 @@ class Validation(HookBase):
             return
         self.results = self.evaluate()
         ap = comm.all_gather(main_metric(self.results))[0]
+        ap = 0.0 if math.isnan(ap) else ap  # nothing was found
         better = ap > self.state["best"]
         self.state["done"] = done
         if better:
             self.state |= {"best": ap, "best_done": done, "worse": 0}
-        elif self.state["best_done"]:  # until there is something to find, nothing is worse
+        elif self.state["best"] > 0:  # until there is something to find, nothing is worse
             self.state["worse"] += 1
         logger.debug("validation after %d iterations: AP %.2f, %s", done, ap, self.state)
         self.trainer.storage.put_scalar("validation/AP", ap, smoothing_hint=False)
