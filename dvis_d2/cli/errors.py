@@ -98,7 +98,8 @@ def _explain(error: BaseException) -> str | None:
         users = any(f".{speaker}" in f".{module}." for speaker in _SPEAKERS)
     else:
         users = isinstance(error, (OSError, ImportError, FloatingPointError))
-    own = "dvis_d2." in f"{module}." and text.count("\n") == 1 and not isinstance(error, DatasetError)
+    has_advice = text.count("\n") == 1 and (isinstance(error, FormatError) or not isinstance(error, DatasetError))
+    own = "dvis_d2." in f"{module}." and has_advice
     return (text.replace("\n", "\nTo do: ") if own else f"{text}\nTo do: {_advice(error)}") if users else None
 
 
@@ -110,8 +111,6 @@ def _advice(error: BaseException) -> str:
         similar = difflib.get_close_matches(unknown[1].strip("'"), _keys(cfg), n=3)
         question = f"did you mean {' or '.join(similar)}? " if similar else ""
         return f"{question}all keys stand in dvis_d2/config.py and detectron2/config/defaults.py"
-    if isinstance(error, FormatError):
-        return error.advice
     if isinstance(error, DatasetError):
         return "correct the data; `dvis check JSON IMAGES` shows all that is wrong with a file"
     if isinstance(error, ImportError):

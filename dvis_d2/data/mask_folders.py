@@ -29,11 +29,10 @@ PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
 class FormatError(DatasetError):
-    """A folder cannot be read as a data set: what is wrong, and, as `advice`, what to do."""
+    """A folder cannot be read as a data set. Two lines: what is wrong, and what to do."""
 
     def __init__(self, what: str, advice: str):
-        super().__init__(f"{what}\n{advice}")
-        self.what, self.advice = what, advice
+        super().__init__(what.replace("\n", " ") + "\n" + advice)
 
 
 class CocoLists(dict):
