@@ -131,23 +131,28 @@ def train(
     val: str | os.PathLike | None = None,
     *,
     output_dir: str | os.PathLike,
-    config_file: str | os.PathLike = "dvis_R50.yaml",
+    model: str | os.PathLike | None = None,
+    config_file: str | os.PathLike = "",
     opts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Model:
-    """Train in this process, as ``dvis train`` does, and load what came of it.
+    """Train in this process, as ``dvis train`` does, and load the best of it.
 
     Args:
-        train, val: COCO annotations; without `val` nothing is evaluated.
-        config_file: as ``--config-file``.
+        train: a folder of images and masks in any common format, or COCO annotations.
+        val: COCO annotations; without them part of a folder is set aside, and of a JSON nothing is evaluated.
+        model: what to start from, as for :func:`load`.
+        config_file: as ``--config-file``; by default the recipe comes from the data.
         opts: values by config key: ``{"SOLVER.MAX_ITER": 500}``.
         options: `train_images` and `val_images`, folders, by default those of the annotations; ``resume=True``.
     """
     args = engine.argument_parser().parse_args([])
-    for name, value in ({"train_json": train, "val_json": val, "config_file": config_file} | options).items():
+    source = "data" if os.path.isdir(train) else "train_json"
+    given = {source: train, "val_json": val, "model": model, "config_file": config_file, "output": output_dir}
+    for name, value in (given | options).items():
         setattr(args, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
-    args.opts = [str(word) for pair in (opts or {}).items() for word in pair] + ["OUTPUT_DIR", os.fspath(output_dir)]
+    args.opts = [str(word) for pair in (opts or {}).items() for word in pair]
     cfg, results = engine.train(args)
-    model = load(cfg.OUTPUT_DIR)
-    model.results = results
-    return model
+    loaded = load(cfg.OUTPUT_DIR)
+    loaded.results = results
+    return loaded

@@ -1,5 +1,7 @@
 """dvis_d2.load, Model.predict and dvis_d2.train, on a tiny network."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +111,20 @@ def test_train_trains_and_loads(tiny_args, tiny_coco, tmp_path):
     )
     assert (tmp_path / "out/model_final.pth").is_file() and "AP" in model.results["segm"]
     assert model.class_names == ["green", "pink"] and len(model.predict(images / "0.png")) >= 0
+
+
+def test_a_model_is_tuned_on_a_folder_of_other_classes(untrained_cfg, tiny_coco, tmp_path):
+    """The recipe reads the folder; of the model all but its class layer is taken."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_coco[1], folder / "images")
+    content = json.loads(tiny_coco[0].read_text())
+    content["categories"] = [{"id": c["id"], "name": f"new {c['name']}"} for c in content["categories"]]
+    (folder / "all.json").write_text(json.dumps(content))
+    opts = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
+    model = dvis_d2.train(folder, output_dir=tmp_path / "out", model=untrained_cfg.MODEL.WEIGHTS, opts=opts)
+    assert model.class_names == ["new green", "new pink"]
+    assert model.cfg.SOLVER.BASE_LR == pytest.approx(0.3 * untrained_cfg.SOLVER.BASE_LR)
+    assert model.cfg.MODEL.DVIS_ROI_HEADS.START == 0
 
 
 def test_importing_the_package_does_not_import_the_engine():

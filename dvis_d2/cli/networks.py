@@ -51,7 +51,8 @@ def config_options(command: Callable) -> Callable:
         images = click.option(f"--{split}-images", metavar="DIR", help="Their images; default: beside the JSON.")
         annotations = click.option(f"--{split}-json", metavar="FILE", help=f"COCO annotations to {use} on.")
         command = annotations(images(command))
-    return command
+    model = "A packaged model, the folder of a training, or a file of weights."
+    return click.option("--model", metavar="MODEL", help=model)(command)
 
 
 def program_arguments(opts: Sequence[str], **given: Any) -> argparse.Namespace:
@@ -73,8 +74,8 @@ def train(sheet_images: int, **given: Any) -> None:
     """Train, evaluate, and draw a sheet of validation images.
 
     --data takes COCO JSON, label images, binary masks, YOLO outlines and LabelMe JSON, and draws images for validation
-    where there are none. The output folder gets model_final.pth, results.json and sheet.png. KEY VALUE pairs change the
-    config: SOLVER.BASE_LR 0.001.
+    where there are none. --model starts from what a model has learnt. The output folder gets model_final.pth,
+    results.json and sheet.png. KEY VALUE pairs change the config: SOLVER.BASE_LR 0.001.
     """
     args = program_arguments(**given, quiet=True)
     if missing := engine.missing_arguments(args):

@@ -155,7 +155,8 @@ class Trainer(DefaultTrainer):
         return results
 
     def _evaluate(self) -> dict:
-        self._last_eval_results = dict(self._validation.results if self._validation else {}) or self._test(self.cfg)
+        validated = self._validation.results if self._validation else None
+        self._last_eval_results = self._test(self.cfg) if validated is None else dict(validated)
         return self._last_eval_results
 
     def _evaluate_with_tta(self) -> dict:

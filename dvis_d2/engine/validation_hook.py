@@ -82,7 +82,7 @@ class Validation(HookBase):
 
     def __init__(self, period: int, evaluate: Callable[[], Mapping], patience: int = 0):
         self.period, self.evaluate, self.patience = period, evaluate, patience
-        self.results: Mapping = {}  # of the last validation
+        self.results: Mapping | None = None  # of the last validation; {} in all processes but the first
         self.state = {"done": 0, "best": -math.inf, "best_done": 0, "worse": 0}  # steps done at the last, at the best
 
     def before_train(self) -> None:
@@ -103,7 +103,7 @@ class Validation(HookBase):
     def after_train(self) -> None:
         if self.trainer.iter < self.trainer.max_iter:
             return
-        self.results = {}
+        self.results = None
         self._validate(self.trainer.iter)
         if self.state["best_done"]:
             best, done = self.state["best"], self.state["best_done"]
@@ -112,8 +112,8 @@ class Validation(HookBase):
     def _validate(self, done: int) -> None:
         if done <= self.state["done"]:
             return
-        self.results = self.evaluate()
-        ap = comm.all_gather(main_metric(self.results))[0]
+        self.results = results = self.evaluate()
+        ap = comm.all_gather(main_metric(results))[0]
         ap = 0.0 if math.isnan(ap) else ap  # nothing was found
         better = ap > self.state["best"]
         self.state["done"] = done

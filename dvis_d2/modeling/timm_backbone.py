@@ -99,6 +99,11 @@ def require_timm() -> Any:
     return timm
 
 
+def has_packaged_weights() -> bool:
+    """Whether timm and the package of :data:`PACKAGED` are installed."""
+    return all(importlib.util.find_spec(name) for name in ("timm", PACKAGED[1]))
+
+
 def _build(cfg) -> TimmBackbone:
     name = cfg.MODEL.TIMM.NAME
     backbone = TimmBackbone(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from detectron2.config import get_cfg
 from hypothesis import given, settings
@@ -96,3 +98,19 @@ def test_every_recipe_can_be_trained(size, diameters, objects, num_images, cuda)
         assert cfg.INPUT.CROP.SIZE[0] <= min(size)
     elif not cfg.INPUT.SCALE:
         assert all(side > 0 for side in cfg.INPUT.MIN_SIZE_TRAIN) and cfg.INPUT.MIN_SIZE_TEST > 0
+
+
+def test_the_backbone_that_has_seen_images_is_for_sparse_data_where_its_weights_are():
+    assert choose_recipe(PHOTOS, pretrained=True).config == "photos/photos.yaml"
+    assert choose_recipe(NUCLEI, pretrained=True).config == "nuclei/nuclei.yaml"
+
+
+def test_a_model_is_tuned_at_the_size_of_objects_that_it_knows():
+    """Nuclei of 12.8 px that were read 2.25 times as large; the new ones are twice as large as stored."""
+    model = dataclasses.replace(NUCLEI, scale=2.25)
+    twice = statistics((512, 512), (12.4, 25.6, 49.6), (22, 66, 99), 10)
+    recipe = choose_recipe(twice, model=model)
+    assert recipe.config == "" and "so the config of the model" in recipe.reasons[0]
+    options = dict(zip(recipe.options[::2], recipe.options[1::2], strict=True))
+    assert options["INPUT.SCALE"] == pytest.approx(1.125, rel=1e-3)
+    assert options["SOLVER.MAX_ITER"] < choose_recipe(twice).options[recipe.options.index("SOLVER.MAX_ITER") + 1]
