@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What large images cost: validation images of one size, put side by side k x k, and read in tiles.
 
-    python -m experiments.evaluate_tiled --config-file output/nuclei/config.yaml --grids 1 2 4 16 \\
+    python -m experiments.evaluate_tiled --grids 1 2 4 16 --config-file output/nuclei/config.yaml \\
         MODEL.WEIGHTS output/nuclei/model_final.pth
 
 Each grid's pictures use every image about as often; k = 1 is the single images, as `dvis eval` reads them. Every row's

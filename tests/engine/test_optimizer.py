@@ -3,7 +3,8 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from dvis_d2.engine import Trainer
+from dvis_d2.engine import Trainer, argument_parser, setup_cfg
+from dvis_d2.modeling import TimmBackbone
 
 
 def rates(model, optimizer):
@@ -60,3 +61,34 @@ def test_unknown_optimizer_is_named(tiny_cfg):
     tiny_cfg.SOLVER.OPTIMIZER = "LBFGS"
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER.*LBFGS"):
         Trainer.build_optimizer(tiny_cfg, nn.Linear(2, 2))
+
+
+@pytest.fixture
+def photos_cfg(tiny_coco, tmp_path):
+    data = [
+        "--config-file",
+        "photos/photos.yaml",
+        "--train-json",
+        str(tiny_coco[0]),
+        "--train-images",
+        str(tiny_coco[1]),
+    ]
+    opts = ["OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.IMS_PER_BATCH", "2", "MODEL.DEVICE", "cpu"]
+    return setup_cfg(argument_parser().parse_args([*data, *opts]))
+
+
+def test_a_backbone_that_has_seen_images_learns_slower(photos_cfg):
+    model = build_model(photos_cfg)
+    for name, rate in rates(model, Trainer.build_optimizer(photos_cfg, model)).items():
+        assert rate == pytest.approx(0.0001 if name.startswith("backbone.bottom_up.") else 0.001), name
+
+
+def test_a_training_starts_from_the_backbones_weights_once(photos_cfg, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(TimmBackbone, "load_pretrained", lambda self: loaded.append(self))
+    trainer = Trainer(photos_cfg)
+    trainer.resume_or_load(resume=True)
+    assert loaded == [trainer.evaluated_model.backbone.bottom_up]
+    trainer.checkpointer.save("model_0000001", iteration=1)
+    trainer.resume_or_load(resume=True)  # as that checkpoint has them
+    assert len(loaded) == 1
