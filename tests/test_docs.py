@@ -27,9 +27,10 @@ GUIDE = sorted((ROOT / "docs/guide").glob("*.md"))
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 COMMAND = re.compile(r"(?:\w+=\S+ )*(dvis|make|python|torchrun|srun)(?: |$)")
-OTHER_MODULES = ("pytest", "sphinx")  # of `python -m`
+OTHER_MODULES = ("pytest", "sphinx", "dvis_d2.install_detectron2")  # of `python -m`
 FOLDERS = ("configs", "demo", "docs", "dvis_d2", "experiments", "tests", "tools")
-ENVIRONMENT = {"DETECTRON2_DATASETS", "OMP_NUM_THREADS"}
+ENVIRONMENT = {"DETECTRON2_DATASETS", "OMP_NUM_THREADS", "DVIS_TIMEOUT", "DVIS_ALLOW_PICKLE"}
+ENVIRONMENT |= {"WANDB_PROJECT", "MLFLOW_TRACKING_URI"}  # of other programs
 
 
 @dataclass
@@ -90,6 +91,7 @@ def trained(tiny_args, tiny_coco, tmp_path, monkeypatch):
     """A working directory with what the documents speak of: images, JSON files, and output/mine/ with a config and
     weights, which are random."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(ROOT / "data")
     shutil.copy(tmp_path / "images/0.png", tmp_path / "images/new.png")
     for name in ("train.json", "val.json"):
         shutil.copy(tiny_coco[0], tmp_path / name)
