@@ -48,127 +48,97 @@ def add_dvis_config(cfg: CN) -> None:
     # Anyone's COCO-format data without writing code; "" = unset. Relative to the working directory.
     cfg.DATASETS.CUSTOM = CN()
     cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
-    # "" = the folder of the JSON, or its sub-folder "images" where the files are found there
-    cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
+    cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""  # "" = the JSON's folder, or its sub-folder "images" if they are there
     cfg.DATASETS.CUSTOM.VAL_JSON = ""
     cfg.DATASETS.CUSTOM.VAL_IMAGES = ""
-    # filled from the JSON at training, so that a saved config names its classes without the data
-    cfg.DATASETS.CUSTOM.CLASS_NAMES = []
+    cfg.DATASETS.CUSTOM.CLASS_NAMES = []  # filled from the JSON at training: a saved config names its classes
 
     # pixels to 8 bits: "auto" stretches those of more bits, "percentile" all, "none" none (dvis_d2/data/image_io.py)
     cfg.INPUT.NORMALIZE = "auto"
-    # training images turned by 0, 90, 180 or 270 degrees: with the flip, the eight symmetries of microscopy
-    cfg.INPUT.RANDOM_RIGHT_ANGLES = False
-    # brightness, contrast and saturation of training images times 1 - x to 1 + x each, 0 = none
-    cfg.INPUT.COLOR_JITTER = 0.0
-
-    # images times this in training and test, whatever their size: objects keep the size they have in pixels, as in
-    # microscopy; 0 = to the sizes MIN_SIZE_*, so that objects grow with the image, as in photographs
+    cfg.INPUT.RANDOM_RIGHT_ANGLES = False  # turn training images by 0, 90, 180 or 270 degrees, as in microscopy
+    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast, saturation of training images times 1 - x to 1 + x; 0 = none
+    # images times this in training and test: objects keep their size in pixels, as in microscopy; 0 = to the sizes
+    # MIN_SIZE_*, so that objects grow with the image, as in photographs
     cfg.INPUT.SCALE = 0.0
 
-    # "SGD" (Detectron2's default) or "ADAMW" (better from scratch: configs/shapes)
-    cfg.SOLVER.OPTIMIZER = "SGD"
-    # take the batch of IMS_PER_BATCH images in so many parts one after another, with one update: less memory
-    cfg.SOLVER.ACCUMULATE_STEPS = 1
-    # evaluate and store an exponential moving average of the weights with this decay an iteration; 0 = none
-    cfg.SOLVER.EMA_DECAY = 0.0
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW", better from scratch
+    cfg.SOLVER.ACCUMULATE_STEPS = 1  # take the batch in so many parts one after another: less memory
+    cfg.SOLVER.EMA_DECAY = 0.0  # evaluate and store a moving average of the weights with this decay; 0 = none
 
     # longest side, in network pixels, of what the network sees at once of an image that is read at the training's scale
-    # (docs/guide/crowds.md); larger ones are read in overlapping tiles. 0 = always whole
-    cfg.TEST.TILE_SIZE = 1024
-
+    cfg.TEST.TILE_SIZE = 1024  # larger ones are read in overlapping tiles (docs/guide/crowds.md); 0 = always whole
     # end the training after so many validations without a better AP, 0 = never; for own data TEST.EVAL_PERIOD 0 means
     # ten validations a training, on some images, and -1 none but the final evaluation
     cfg.TEST.EARLY_STOPPING = 0
-    # tune on half of DATASETS.TEST[0] after training and write thresholds.yaml beside the weights, which evaluation and
-    # prediction take from there (docs/guide/tuning.md has what it gains)
+    # tune on half of DATASETS.TEST[0] after training; evaluation and prediction take the values (docs/guide/tuning.md)
     cfg.TEST.TUNE_THRESHOLDS = False
 
-    # build_timm_fpn_backbone: the name of a model of the library timm, and whether a training starts from its weights
     cfg.MODEL.TIMM = CN()
-    cfg.MODEL.TIMM.NAME = ""
-    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.TIMM.NAME = ""  # build_timm_fpn_backbone: a model of the library timm
+    cfg.MODEL.TIMM.PRETRAINED = False  # a training starts from its weights
 
     # The fully convolutional head that predicts the label map (section 4)
     cfg.MODEL.LABEL_MAP_HEAD = CN()
     cfg.MODEL.LABEL_MAP_HEAD.IN_FEATURE = "p3"
-    # stride of the label map in image pixels; the features are upsampled bilinearly to it
-    cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE = 4
+    cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE = 4  # of the map in image pixels; the features are upsampled to it
     cfg.MODEL.LABEL_MAP_HEAD.CONV_DIM = 256
-    # 3x3 convolutions before the upsampling; one more follows it
-    cfg.MODEL.LABEL_MAP_HEAD.NUM_CONVS = 3
+    cfg.MODEL.LABEL_MAP_HEAD.NUM_CONVS = 3  # 3x3 convolutions before the upsampling; one more follows it
     cfg.MODEL.LABEL_MAP_HEAD.NORM = "GN"
-    # append the pixel's (x, y) in [-1, 1] to the features: a translation-equivariant network cannot
-    # tell identical copies apart away from the borders
-    cfg.MODEL.LABEL_MAP_HEAD.COORDINATES = False
+    cfg.MODEL.LABEL_MAP_HEAD.COORDINATES = False  # the features have the pixel's (x, y): tells identical copies apart
 
-    # The variational loss (section 3.3); every *_WEIGHT multiplies its term, 0 removes it
+    # The variational loss (section 3.3); every *_WEIGHT multiplies its term, 0 removes it; *_START are shares of
+    # MAX_ITER. VariationalCriterion explains the rest.
     cfg.MODEL.VARIATIONAL_LOSS = CN()
     cfg.MODEL.VARIATIONAL_LOSS.HUBER_THETA = 0.1
     cfg.MODEL.VARIATIONAL_LOSS.BINARY_WEIGHT = 3.0
     cfg.MODEL.VARIATIONAL_LOSS.BINARY_MARGIN = 2.0  # m1 of eq. 3
-    # average foreground and background apart: sparse objects survive, small ones get fat
-    cfg.MODEL.VARIATIONAL_LOSS.BINARY_BALANCE = True
+    cfg.MODEL.VARIATIONAL_LOSS.BINARY_BALANCE = True  # sparse objects survive, small ones get fat
     # a foreground pixel weighs |its instance|^-x: 0 (eq. 3) every pixel the same, 1 every instance; finds small objects
     cfg.MODEL.VARIATIONAL_LOSS.BINARY_AREA_EXPONENT = 0.0
     cfg.MODEL.VARIATIONAL_LOSS.PI_WEIGHT = 1.0
     cfg.MODEL.VARIATIONAL_LOSS.PI_MARGIN = 1.0  # m2 of eq. 5
-    # "exact" (all pairs), "stratified" (the paper's window) or "random"
-    cfg.MODEL.VARIATIONAL_LOSS.PI_PAIRS = "exact"
-    # "instances": every instance weighs the same; "pairs": every pair does
-    cfg.MODEL.VARIATIONAL_LOSS.PI_REDUCTION = "instances"
+    cfg.MODEL.VARIATIONAL_LOSS.PI_PAIRS = "exact"  # all pairs; "stratified": the paper's window; or "random"
+    cfg.MODEL.VARIATIONAL_LOSS.PI_REDUCTION = "instances"  # every instance weighs the same; "pairs": every pair does
     cfg.MODEL.VARIATIONAL_LOSS.PI_DIFFERENT_WEIGHT = 2.0
-    # ((window, weight), ...): mixture of windows in map pixels, 0 = all pairs of the image
-    # "stratified": one window, odd, of weight 1; 0 = the paper's w = 129
+    # ((window, weight), ...) in map pixels, 0 = all pairs of the image; "stratified": one, odd; 0 = the paper's 129
     cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS = ((0, 1.0),)
-    # the windows count from this share of MAX_ITER on, until then all pairs of an image
-    cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS_START = 0.0
+    cfg.MODEL.VARIATIONAL_LOSS.PI_WINDOWS_START = 0.0  # until then all pairs of an image
     cfg.MODEL.VARIATIONAL_LOSS.PI_BACKGROUND = False  # background as one more instance in the pairs (authors)
     # "stratified": every offset up to the center, every dilation-th beyond, in map pixels; 0 = the paper's c = r = 8
     cfg.MODEL.VARIATIONAL_LOSS.PI_CENTER = 0
     cfg.MODEL.VARIATIONAL_LOSS.PI_DILATION = 0
-    # "cauchy" (eq. 7), "truncated" (eq. 6) or "welsch"
-    cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"
+    cfg.MODEL.VARIATIONAL_LOSS.MS_KIND = "cauchy"  # eq. 7, or "truncated" (eq. 6), or "welsch"
     # "welsch" alone: its scale in label units at MS_START and at MAX_ITER, geometric between; () = (1.0, 0.1)
     cfg.MODEL.VARIATIONAL_LOSS.MS_SCALE = ()
     cfg.MODEL.VARIATIONAL_LOSS.MS_WEIGHT = 0.1
-    # the regularization joins at this share of MAX_ITER: earlier, it slows the separation of the labels
-    cfg.MODEL.VARIATIONAL_LOSS.MS_START = 0.5
+    cfg.MODEL.VARIATIONAL_LOSS.MS_START = 0.5  # earlier, it slows the separation of the labels
     cfg.MODEL.VARIATIONAL_LOSS.QUANT_WEIGHT = 0.1
     cfg.MODEL.VARIATIONAL_LOSS.QUANT_START = 0.5
 
-    # From label map to proposals (section 4, "Discretization")
+    # From label map to proposals (section 4, "Discretization"); group_label_map explains the keys
     cfg.MODEL.MEAN_SHIFT = CN()
     cfg.MODEL.MEAN_SHIFT.BANDWIDTHS = [0.9, 0.4]  # in units of the label
     cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 1.0  # halfway between background and m1
-    # which regions are candidates: whole levels, their connected parts, components of linked neighbors
     cfg.MODEL.MEAN_SHIFT.CANDIDATES = ["levels", "parts", "linked"]
     cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # in units of the label; each gives components of its own
-    # map cells; smaller ones that touch other foreground are dropped
-    cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2
-    # parts below this share of a level's largest part are dropped from the level; `dvis tune` finds it
-    cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO = 0.05
+    cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2  # map cells; smaller ones that touch other foreground are dropped
+    cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO = 0.05  # parts below this share of a level's largest one are dropped from it
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
     cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
 
     # The verification heads (section 4, "Classification and Verification"); their layers are set by
     # Detectron2's ROI_BOX_HEAD and ROI_MASK_HEAD, sampling and matching by its ROI_HEADS
     cfg.MODEL.DVIS_ROI_HEADS = CN()
-    # the heads join at this share of MAX_ITER, 0 = train with the label map from the start, 1 = never
-    cfg.MODEL.DVIS_ROI_HEADS.START = 0.0
-    # no class layer: every object is of class 0, its score is the predicted IoU (supplement 5)
-    cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = False
-    # weight of the predicted IoU in the score, 0 to 1; the class probability has the rest (supplement 4)
-    cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5
+    cfg.MODEL.DVIS_ROI_HEADS.START = 0.0  # the share of MAX_ITER from which they train, 1 = never
+    cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = False  # every object is of class 0, its score the IoU (supplement 5)
+    cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5  # weight of the IoU in the score; the rest is the class (supplement 4)
     # duplicates: "hard" drops masks by ROI_HEADS.NMS_THRESH_TEST, "matrix" lowers their scores (SOLOv2)
     cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
     # verify the mask head's masks of the proposals as well, as more proposals: the heads once more, on twice as many
     cfg.MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS = False
-    # final masks: "head", or "label_map", the upsampled soft membership (section 4)
-    cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"
-    # perturbed copies of every ground-truth mask among the training proposals, so that the heads see
-    # every IoU from the first step on
+    cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"  # final masks; "label_map": the upsampled soft membership (section 4)
+    # altered copies of every true mask among the training proposals: the heads see every IoU from the first step on
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2
 
 

@@ -27,7 +27,6 @@ from dvis_d2.evaluation import ContourF1Evaluator
 from dvis_d2.evaluation.coco_ap import average_precision
 from dvis_d2.modeling.meta_arch import DVIS
 from dvis_d2.tuning import CocoScorer, StoredPredictions, current_thresholds, predict_images
-from dvis_d2.tuning.predictions import MASK_SOURCE
 
 from .program import config_parser, load_trained_model
 from .tables import markdown_table
@@ -53,7 +52,7 @@ def evaluate_masks(cfg: CfgNode, model: DVIS, *, score: float) -> list[dict]:
         (image,) = predictions.images
         image_ids.append(image.image_id)
         for source in SOURCES:
-            (found,) = predictions.detections(thresholds | {MASK_SOURCE: source})
+            (found,) = predictions.detections(thresholds | {"MODEL.DVIS_ROI_HEADS.MASK_SOURCE": source})
             detections[source].append(found)
             contours[source].process(batch, [{"instances": to_instances(found, image.output_size)}])
     rows = []

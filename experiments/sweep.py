@@ -24,7 +24,6 @@ from dvis_d2.evaluation.coco_ap import average_precision
 from dvis_d2.modeling.detections import NMS_KINDS
 from dvis_d2.modeling.meta_arch import DVIS
 from dvis_d2.tuning import CocoScorer, StoredPredictions, current_thresholds, stored_images
-from dvis_d2.tuning.predictions import ALPHA, NMS
 
 from .program import config_parser, load_trained_model
 from .tables import markdown_table
@@ -71,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = setup_cfg(args, inference=True)
     if args.alpha and cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC:
         raise SystemExit("--alpha: class-agnostic heads have no class probability to weigh the IoU against")
-    key, values = (ALPHA, ALPHAS) if args.alpha else (NMS, NMS_KINDS)
+    name, values = ("ALPHA", ALPHAS) if args.alpha else ("NMS", NMS_KINDS)
     with torch.no_grad():
-        rows = sweep(cfg, load_trained_model(cfg), key, values, num_images=args.num_images)
+        rows = sweep(cfg, load_trained_model(cfg), f"MODEL.DVIS_ROI_HEADS.{name}", values, num_images=args.num_images)
     (name, *figures) = rows[0]
     print(markdown_table([[row[name], *(f"{row[key]:.2f}" for key in figures)] for row in rows], [name, *figures]))
     if args.plot:

@@ -1,7 +1,7 @@
 """The variational loss of eq. 2: its terms weighted, scheduled and named."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ class VariationalCriterion(nn.Module):
             :func:`mumford_shah_loss` and :func:`quantization_loss` explain what is not said here.
         pi_windows: (side in map pixels, factor) of every window of ``pi_pairs="exact"``, 0 for the whole map.
             ``"stratified"`` accepts one, odd and of factor 1, instead of its own 129; ``"random"`` none.
+        pi_center, pi_dilation: of ``"stratified"``; 0 = its own.
         pi_windows_start: iteration from which the windows count; until then all pairs of an image do.
         pi_background: the background forms pairs as one more instance.
         ms_scale: of ``ms_kind="welsch"`` alone, in label units: the scale at ``ms_start`` and at ``ms_end``, between
@@ -43,8 +44,8 @@ class VariationalCriterion(nn.Module):
         pi_different_weight: float = 2.0,
         pi_windows: Sequence[tuple[int, float]] = ((0, 1.0),),
         pi_windows_start: int = 0,
-        pi_center: int | None = None,
-        pi_dilation: int | None = None,
+        pi_center: int = 0,
+        pi_dilation: int = 0,
         pi_background: bool = False,
         ms_weight: float = 0.1,
         ms_kind: str = "cauchy",
@@ -64,28 +65,20 @@ class VariationalCriterion(nn.Module):
         self.binary_options: dict[str, Any] = dict(
             margin=binary_margin, theta=theta, balance=binary_balance, area_exponent=binary_area_exponent
         )
-        self.pi_options: dict[str, Any] = {
-            "margin": pi_margin,
-            "theta": theta,
-            "pairs": pi_pairs,
-            "reduction": pi_reduction,
-            "different_weight": pi_different_weight,
-            "center": pi_center,
-            "dilation": pi_dilation,
-            "background_as_instance": pi_background,
-        }
+        self.pi_options: dict[str, Any] = dict(margin=pi_margin, theta=theta, pairs=pi_pairs, reduction=pi_reduction)
+        self.pi_options |= dict(different_weight=pi_different_weight, background_as_instance=pi_background)
+        self.pi_options |= dict(center=pi_center or None, dilation=pi_dilation or None)
         windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
         if windows != ((0, 1.0),):
             one_whole = len(windows) == 1 and windows[0][1] == 1
             self.pi_options["window"] = windows[0][0] if pi_pairs == "stratified" and one_whole else windows
-        if ms_kind == "welsch":
-            ms_scale = tuple(ms_scale) or (1.0, 0.1)
-            if len(ms_scale) != 2 or not all(0 < scale < math.inf for scale in ms_scale):
-                raise ValueError(f"VariationalCriterion: ms_scale must be two positive numbers, not {ms_scale}")
-            if ms_end is None and ms_scale[0] != ms_scale[1]:
-                raise ValueError(f"VariationalCriterion: ms_scale {ms_scale} changes until ms_end: give that iteration")
-        elif ms_scale:
+        if ms_scale and ms_kind != "welsch":
             raise ValueError(f"VariationalCriterion: ms_scale {ms_scale} needs ms_kind='welsch', not {ms_kind!r}")
+        ms_scale = tuple(ms_scale) or (1.0, 0.1 if ms_kind == "welsch" else 1.0)
+        if len(ms_scale) != 2 or not all(0 < scale < math.inf for scale in ms_scale):
+            raise ValueError(f"VariationalCriterion: ms_scale must be two positive numbers, not {ms_scale}")
+        if ms_end is None and ms_scale[0] != ms_scale[1]:
+            raise ValueError(f"VariationalCriterion: ms_scale {ms_scale} changes until ms_end: give that iteration")
         self.ms_kind, self.ms_scale = ms_kind, ms_scale
         self.ms_end = ms_start if ms_end is None else ms_end
 
@@ -102,23 +95,19 @@ class VariationalCriterion(nn.Module):
             weights alone, never on the batch or the iteration.
         """
         pi_options = self.pi_options | ({"window": None} if iteration < self.pi_windows_start else {})
-        terms = {
-            "loss_binary": lambda: binary_loss(logits, instance_ids, **self.binary_options),
-            "loss_pi": lambda: permutation_invariant_loss(logits, instance_ids, **pi_options),
-            "loss_ms": lambda: mumford_shah_loss(
-                logits, instance_ids, kind=self.ms_kind, **self._ms_options(iteration)
-            ),
-            "loss_quant": lambda: quantization_loss(logits, instance_ids),
-        }
-        return {
-            name: weight * terms[name]() if iteration >= self.starts.get(name, 0) else (logits.float() * 0).sum()
-            for name, weight in self.weights.items()
-            if weight
-        }
-
-    def _ms_options(self, iteration: int) -> dict[str, float]:
-        if self.ms_kind != "welsch":
-            return {}
         (first, last), start = self.ms_scale, self.starts["loss_ms"]
-        progress = min((iteration - start) / max(self.ms_end - start, 1), 1.0)
-        return {"scale": first * (last / first) ** progress}
+        progress = (iteration - start) / max(self.ms_end - start, 1)
+        scale = first * (last / first) ** min(max(progress, 0.0), 1.0)
+        terms: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
+            "loss_binary": (binary_loss, self.binary_options),
+            "loss_pi": (permutation_invariant_loss, pi_options),
+            "loss_ms": (mumford_shah_loss, {"kind": self.ms_kind, "scale": scale}),
+            "loss_quant": (quantization_loss, {}),
+        }
+        losses = {}
+        for name, (function, options) in terms.items():
+            if weight := self.weights[name]:
+                waits = iteration < self.starts.get(name, 0)
+                loss = (logits.float() * 0).sum() if waits else function(logits, instance_ids, **options)
+                losses[name] = weight * loss
+        return losses

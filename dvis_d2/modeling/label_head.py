@@ -62,32 +62,17 @@ class LabelMapHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        head = cfg.MODEL.LABEL_MAP_HEAD
-        return {
-            "input_shape": input_shape,
-            "in_feature": head.IN_FEATURE,
-            "common_stride": head.COMMON_STRIDE,
-            "conv_dim": head.CONV_DIM,
-            "num_convs": head.NUM_CONVS,
-            "norm": head.NORM,
-            "coordinates": head.COORDINATES,
-        }
+        return {key.lower(): value for key, value in cfg.MODEL.LABEL_MAP_HEAD.items()} | {"input_shape": input_shape}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Feature maps (N, C, H / stride, W / stride) by name -> float32 (N, H / common_stride, W / common_stride): the
         map before the ReLU, any real value."""
         x = features[self.in_feature]
-        if self.coordinates:
-            x = torch.cat([x, _coordinates(x)], dim=1)
+        if self.coordinates:  # x and y of every cell's center, in [-1, 1]
+            sides = ((torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) * (2 / n) - 1 for n in x.shape[2:])
+            grid = torch.stack(torch.meshgrid(*sides, indexing="ij")[::-1])
+            x = torch.cat([x, grid.expand(len(x), -1, -1, -1)], dim=1)
         x = self.convs(x)
         if self.scale_factor > 1:
             x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         return self.predictor(self.fine_conv(x))[:, 0].float()
-
-
-def _coordinates(x: Tensor) -> Tensor:
-    """(N, 2, H, W): x and y of every cell's center, in [-1, 1]."""
-    n, _, h, w = x.shape
-    ys = (torch.arange(h, device=x.device, dtype=x.dtype) + 0.5) * (2 / h) - 1
-    xs = (torch.arange(w, device=x.device, dtype=x.dtype) + 0.5) * (2 / w) - 1
-    return torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1]).expand(n, 2, h, w)

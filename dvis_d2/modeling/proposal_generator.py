@@ -40,43 +40,17 @@ class MeanShiftProposer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        loss, mean_shift = cfg.MODEL.VARIATIONAL_LOSS, cfg.MODEL.MEAN_SHIFT
+        loss, grouping = (
+            {key.lower(): value for key, value in node.items()}
+            for node in (cfg.MODEL.VARIATIONAL_LOSS, cfg.MODEL.MEAN_SHIFT)
+        )
+        for name in ("pi_windows_start", "ms_start", "quant_start"):
+            loss[name] = round(loss[name] * cfg.SOLVER.MAX_ITER)
+        loss |= {"theta": loss.pop("huber_theta"), "ms_end": cfg.SOLVER.MAX_ITER}
         return {
             "label_head": LabelMapHead(cfg, input_shape),
-            "criterion": VariationalCriterion(
-                theta=loss.HUBER_THETA,
-                binary_weight=loss.BINARY_WEIGHT,
-                binary_margin=loss.BINARY_MARGIN,
-                binary_balance=loss.BINARY_BALANCE,
-                binary_area_exponent=loss.BINARY_AREA_EXPONENT,
-                pi_weight=loss.PI_WEIGHT,
-                pi_margin=loss.PI_MARGIN,
-                pi_pairs=loss.PI_PAIRS,
-                pi_reduction=loss.PI_REDUCTION,
-                pi_different_weight=loss.PI_DIFFERENT_WEIGHT,
-                pi_windows=loss.PI_WINDOWS,
-                pi_windows_start=round(loss.PI_WINDOWS_START * cfg.SOLVER.MAX_ITER),
-                pi_background=loss.PI_BACKGROUND,
-                pi_center=loss.PI_CENTER or None,
-                pi_dilation=loss.PI_DILATION or None,
-                ms_kind=loss.MS_KIND,
-                ms_weight=loss.MS_WEIGHT,
-                ms_scale=loss.MS_SCALE,
-                ms_start=round(loss.MS_START * cfg.SOLVER.MAX_ITER),
-                ms_end=cfg.SOLVER.MAX_ITER,
-                quant_weight=loss.QUANT_WEIGHT,
-                quant_start=round(loss.QUANT_START * cfg.SOLVER.MAX_ITER),
-            ),
-            "grouping": {
-                "bandwidths": tuple(mean_shift.BANDWIDTHS),
-                "foreground_threshold": mean_shift.FOREGROUND_THRESHOLD,
-                "candidates": tuple(mean_shift.CANDIDATES),
-                "link_thresholds": tuple(mean_shift.LINK_THRESHOLDS),
-                "min_area": mean_shift.MIN_AREA,
-                "min_part_ratio": mean_shift.MIN_PART_RATIO,
-                "nms_threshold": mean_shift.NMS_THRESH,
-                "max_proposals": mean_shift.MAX_PROPOSALS,
-            },
+            "criterion": VariationalCriterion(**loss),
+            "grouping": grouping | {"nms_threshold": grouping.pop("nms_thresh")},
             "num_perturbed": cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT,
         }
 
@@ -164,6 +138,7 @@ def training_proposals(
     From the label map float (h, w) after the ReLU, ids int64 (h, w), and the instances' masks bool (n, h, w).
     """
     kept = (own.masks & (instance_ids < 0)).sum(dim=(1, 2)) <= 0.5 * own.masks.sum(dim=(1, 2))
+    kept = kept.nonzero()[:, 0]  # indices: every look-up by a mask would wait for the device
     perturbed = perturb_masks(gt_masks.repeat(num_perturbed, 1, 1), instance_ids)
     perturbed = perturbed[perturbed.flatten(1).any(dim=1)]
     weights = perturbed.flatten(1).to(label_map.dtype)

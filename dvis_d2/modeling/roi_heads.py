@@ -1,6 +1,6 @@
 import logging
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -66,19 +66,14 @@ class DVISROIHeads(ROIHeads):
             mask_source, refine_proposals, kwargs: see :func:`final_masks`, :meth:`verify`, :class:`ROIHeads`.
         """
         super().__init__(**(kwargs | {"num_classes": 1} if class_agnostic else kwargs))
-        self.in_features = in_features
+        self.in_features, self.map_stride = in_features, map_stride
         self.box_pooler, self.box_head = box_pooler, box_head
         self.mask_pooler, self.mask_head = mask_pooler, mask_head
-        self.map_stride = map_stride
-        self.alpha = alpha
         self.mask_loss_weight = mask_loss_weight
-        self.mask_source = mask_source
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
         self.class_agnostic = class_agnostic
-        self.nms = nms
-        self.refine_proposals = refine_proposals
+        self.alpha, self.score_threshold, self.max_detections = alpha, score_threshold, max_detections
+        self.nms, self.nms_threshold = nms, nms_threshold
+        self.mask_source, self.refine_proposals = mask_source, refine_proposals
         for name in ("alpha", "score_threshold", "nms_threshold"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("mask_loss_weight", "max_detections"):
@@ -116,18 +111,15 @@ class DVISROIHeads(ROIHeads):
         for key, allowed in (("MASK_SOURCE", MASK_SOURCES), ("NMS", NMS_KINDS)):
             if heads[key] not in allowed:
                 raise ValueError(f"MODEL.DVIS_ROI_HEADS.{key} is {heads[key]!r}; it must be one of {allowed}")
-        return ret | {
+        own = {key.lower(): value for key, value in heads.items() if key not in ("START", "PERTURBED_GT")}
+        return {
+            **ret,
+            **own,
             "in_features": in_features,
             "map_stride": cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE,
-            "alpha": heads.ALPHA,
-            "mask_loss_weight": heads.MASK_LOSS_WEIGHT,
-            "mask_source": heads.MASK_SOURCE,
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "class_agnostic": heads.CLASS_AGNOSTIC,
-            "nms": heads.NMS,
-            "refine_proposals": heads.REFINE_PROPOSALS,
         }
 
     def forward(
@@ -168,9 +160,10 @@ class DVISROIHeads(ROIHeads):
             props.gt_index = matched_idxs[idxs]
             props.gt_iou = iou[:, idxs].amax(dim=0) if len(target) else iou.new_zeros(len(idxs))
             sampled.append(props)
-        num_fg = np.mean([int((p.gt_classes < self.num_classes).sum()) for p in sampled])
-        num_bg = np.mean([len(p) for p in sampled]) - num_fg
-        get_event_storage().put_scalars(**{"roi_head/num_fg_samples": num_fg, "roi_head/num_bg_samples": num_bg})
+        gt_classes = cat([props.gt_classes for props in sampled])
+        num_fg = int((gt_classes < self.num_classes).sum()) / len(sampled)
+        get_event_storage().put_scalar("roi_head/num_fg_samples", num_fg)
+        get_event_storage().put_scalar("roi_head/num_bg_samples", len(gt_classes) / len(sampled) - num_fg)
         return sampled
 
     def losses(self, features: list[Tensor], proposals: list[Instances], targets: list[Instances]) -> dict[str, Tensor]:
@@ -178,7 +171,8 @@ class DVISROIHeads(ROIHeads):
         cls_logits, iou = self._class_and_iou(features, proposals)
         gt_classes, gt_iou = cat([p.gt_classes for p in proposals]), cat([p.gt_iou for p in proposals])
         num_sampled = max(len(gt_classes), 1)
-        foreground = [p[p.gt_classes < self.num_classes] for p in proposals]
+        # by indices: each field's look-up by a mask would wait for the device
+        foreground = [p[(p.gt_classes < self.num_classes).nonzero()[:, 0]] for p in proposals]
         mask_logits = self._mask_logits(features, foreground)
         pairs, size = zip(foreground, targets, strict=True), mask_logits.shape[-1]
         gt_masks = cat([t.gt_masks[p.gt_index].crop_and_resize(p.roi_boxes.tensor, size) for p, t in pairs])
@@ -203,16 +197,7 @@ class DVISROIHeads(ROIHeads):
         """Detections of every image, best first: boxes, classes, scores, and what their masks are made of."""
         detections, drawn = [], []
         for props in self.verify(features, proposals):
-            rows, classes, scores = detect(
-                props.proposal_masks,
-                props.ious,
-                props.class_probs,
-                alpha=self.alpha,
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                max_detections=self.max_detections,
-                nms=self.nms,
-            )
+            rows, classes, scores = self.detect(props)
             if len(rows) == self.max_detections:
                 log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
@@ -231,6 +216,12 @@ class DVISROIHeads(ROIHeads):
             for props, probs, (scores, classes, mask_of) in each
         ]
 
+    def detect(self, props: Instances) -> tuple[Tensor, Tensor, Tensor]:
+        """:func:`detect` of one image's verified proposals, with the thresholds of these heads."""
+        names = ("alpha", "score_threshold", "nms_threshold", "max_detections", "nms")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return detect(props.proposal_masks, props.ious, props.class_probs, **options)
+
     @torch.no_grad()
     def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """The proposals with predicted ``ious`` (K,) and ``class_probs`` (K, C) in [0, 1]; C = 1, the IoU, for
@@ -239,7 +230,7 @@ class DVISROIHeads(ROIHeads):
         proposals = self._with_verdicts(features, proposals)
         if not self.refine_proposals:
             return proposals
-        likely = [props[props.class_probs.sum(dim=1) >= MIN_OBJECTNESS] for props in proposals]
+        likely = [p[(p.class_probs.sum(dim=1) >= MIN_OBJECTNESS).nonzero()[:, 0]] for p in proposals]
         refined = [
             refined_proposals(props, probs, stride=self.map_stride)
             for props, probs in zip(likely, self.mask_probs(features, likely), strict=True)

@@ -18,14 +18,9 @@ from torch.utils.data import SequentialSampler
 
 from ..data import DVISDatasetMapper
 from ..data.annotations import encode_masks
-from ..modeling.detections import detect
 from ..modeling.mask_pasting import final_masks
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
-
-ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
-NMS = "MODEL.DVIS_ROI_HEADS.NMS"
-MASK_SOURCE = "MODEL.DVIS_ROI_HEADS.MASK_SOURCE"
 
 
 class ImageFeatures(NamedTuple):
@@ -83,12 +78,12 @@ class StoredPredictions:
 
         Only the last grouping is kept, so that calls which differ in the heads' keys alone are cheap.
         """
+        apply_thresholds(self.model, thresholds)
         grouping = {key: thresholds[key] for key in GROUPING_KEYS}
         if grouping != self._grouping:
-            apply_thresholds(self.model, grouping)
             self._verified = [(image, self._verify(image), {}) for image in self.images]
             self._grouping = grouping
-        return [self._detect(*verified, thresholds) for verified in self._verified]
+        return [self._detect(*verified) for verified in self._verified]
 
     @torch.no_grad()
     def _verify(self, image: ImageFeatures) -> Instances:
@@ -101,20 +96,9 @@ class StoredPredictions:
         proposals[0].mask_probs = heads.mask_probs(features, proposals)[0]
         return proposals[0]
 
-    def _detect(
-        self, image: ImageFeatures, proposals: Instances, codes: dict, thresholds: Mapping[str, Any]
-    ) -> list[dict]:
-        rows, classes, scores = detect(
-            proposals.proposal_masks,
-            proposals.ious,
-            proposals.class_probs,
-            alpha=thresholds[ALPHA],
-            score_threshold=thresholds["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
-            nms_threshold=thresholds["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
-            max_detections=self.model.roi_heads.max_detections,
-            nms=thresholds[NMS],
-        )
-        source = thresholds[MASK_SOURCE]
+    def _detect(self, image: ImageFeatures, proposals: Instances, codes: dict) -> list[dict]:
+        rows, classes, scores = self.model.roi_heads.detect(proposals)
+        source = self.model.roi_heads.mask_source
         new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in codes]
         if new:
             masks = final_masks(

@@ -5,8 +5,9 @@ import torch
 
 from dvis_d2.modeling.grouping import group_label_map
 from dvis_d2.tuning import StoredPredictions, current_thresholds
-from dvis_d2.tuning.predictions import ALPHA
 from experiments import evaluate_baseline
+
+ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pycocotools import mask as coco_mask
 
 from dvis_d2.engine import Trainer
 from dvis_d2.tuning import StoredPredictions
-from dvis_d2.tuning.predictions import MASK_SOURCE
 from experiments import evaluate_masks
 
+MASK_SOURCE = "MODEL.DVIS_ROI_HEADS.MASK_SOURCE"
 FIGURES = ["AP", "AP50", "AP75", "AP90", "F1@1", "F1@5"]
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from dvis_d2.tuning import StoredPredictions
-from dvis_d2.tuning.predictions import ALPHA, NMS
 from experiments import sweep
+
+ALPHA, NMS = "MODEL.DVIS_ROI_HEADS.ALPHA", "MODEL.DVIS_ROI_HEADS.NMS"
 
 
 @pytest.fixture
