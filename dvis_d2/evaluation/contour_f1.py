@@ -1,13 +1,7 @@
 """F1 of contours within a distance (supplement 3, Table 8; after Csurka et al., BMVC 2013).
 
 As in the paper, distances are < theta, contours are those of the classes ("semantic contour"), P and R are averaged
-over an image's classes before F1, and F1 over the images. Its formula cannot be computed as it stands:
-
-- Its recall counts the same predicted points as its precision, with >= in place of <, so that R = 1 - P whatever the
-  ground truth. Here R is the share of the *true* contour's points that are near the predicted one, as Csurka et al. do.
-- Its inner mean runs over the objects of a class; here over the contour points, whose distances are compared.
-- Its C is the number of all classes, so every absent class would lower the score. Here C is the number of classes that
-  occur in the image's ground truth or prediction; one that occurs in one of them only has P = R = 0.
+over an image's classes before F1, and F1 over the images; docs/guide/evaluation.md says where its formula is amended.
 """
 
 import logging

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import detectron2.evaluation as d2
@@ -42,15 +42,15 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> d2.
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
     # The tasks are named so that a model that finds nothing gets a result too.
     tasks = ("bbox", "segm")
-    if evaluator_type == "pascal_instance":
-        return d2.DatasetEvaluators([APrEvaluator(dataset_name), ContourF1Evaluator(dataset_name)])
-    if evaluator_type == "lvis":
-        return _NumPy2LVISEvaluator(dataset_name, tasks, output_dir=output_folder)
-    if evaluator_type == "cityscapes_instance":
-        return _NumPy2CityscapesEvaluator(dataset_name)
-    if evaluator_type == "coco":
-        return DVISCOCOEvaluator(dataset_name, tasks, output_dir=output_folder)
-    known = "'coco', 'lvis', 'cityscapes_instance' and 'pascal_instance'"
+    makers: dict[str, Callable[[], d2.DatasetEvaluator]] = {
+        "coco": lambda: DVISCOCOEvaluator(dataset_name, tasks, output_dir=output_folder),
+        "lvis": lambda: _LVISEvaluator(dataset_name, tasks, output_dir=output_folder),
+        "cityscapes_instance": lambda: _CityscapesEvaluator(dataset_name),
+        "pascal_instance": lambda: d2.DatasetEvaluators([APrEvaluator(dataset_name), ContourF1Evaluator(dataset_name)]),
+    }
+    if make := makers.get(evaluator_type):
+        return make()
+    known = ", ".join(map(repr, makers))
     raise NotImplementedError(f"data set {dataset_name} asks for evaluator {evaluator_type!r}; there are {known}")
 
 
@@ -116,32 +116,22 @@ class DVISCOCOEvaluator(d2.COCOEvaluator):
         return results
 
 
-# The packages behind these two use names that NumPy took out. The names exist while an evaluation runs only.
+# Names that NumPy took out, which lvis 0.5.3 and cityscapesscripts 2.3.0 use: there while an evaluation runs only. And
+# the latter cannot write NumPy 2.4's integers into its matches.json (which it would leave in the working directory).
+_with_old_names = mock.patch.multiple(np, create=True, float=float, in1d=lambda a, b: np.isin(np.ravel(a), b))
+_SCRIPT = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
+_without_matches = mock.patch(f"{_SCRIPT}.writeDict2JSON", lambda data, path: None)
 
 
-class _NumPy2LVISEvaluator(d2.LVISEvaluator):
-    """lvis 0.5.3 needs ``np.float``, which NumPy 1.24 took out."""
-
-    def evaluate(self) -> dict | None:
-        with mock.patch.object(np, "float", float, create=True):
-            return super().evaluate()
+class _LVISEvaluator(d2.LVISEvaluator):
+    evaluate = _with_old_names(d2.LVISEvaluator.evaluate)
 
 
-class _NumPy2CityscapesEvaluator(d2.CityscapesInstanceEvaluator):
-    """cityscapesscripts 2.3.0 needs ``np.in1d``, which NumPy 2.4 took out, and cannot write NumPy 2.4's integers into
-    its ``matches.json`` (which it would leave in the working directory)."""
+class _CityscapesEvaluator(d2.CityscapesInstanceEvaluator):
+    evaluate = _without_matches(_with_old_names(d2.CityscapesInstanceEvaluator.evaluate))
 
     def process(self, inputs, outputs):
         for output in outputs:
             if isinstance(masks := output["instances"].pred_masks, CroppedMasks):
                 output["instances"].pred_masks = torch.from_numpy(masks.numpy())
         super().process(inputs, outputs)
-
-    def evaluate(self) -> dict | None:
-        from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as scripts
-
-        with (
-            mock.patch.object(np, "in1d", lambda a, b: np.isin(np.ravel(a), b), create=True),
-            mock.patch.object(scripts, "writeDict2JSON", lambda data, path: None),
-        ):
-            return super().evaluate()

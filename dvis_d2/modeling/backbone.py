@@ -39,17 +39,11 @@ def build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
         return build_resnet_backbone(cfg, input_shape)
     stem = BasicStem(in_channels=input_shape.channels, out_channels=resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
     channels = [resnets.STEM_OUT_CHANNELS] + [resnets.RES2_OUT_CHANNELS * 2**i for i in range(4)]
-    stages = [
-        ResNet.make_stage(
-            BasicBlock,
-            num_blocks,
-            stride_per_block=[1 if i == 0 else 2] + [1] * (num_blocks - 1),
-            in_channels=channels[i],
-            out_channels=channels[i + 1],
-            norm=resnets.NORM,
-        )
-        for i, num_blocks in enumerate(BASIC_BLOCKS_PER_STAGE[resnets.DEPTH])
-    ]
+    stages = []
+    for i, num_blocks in enumerate(BASIC_BLOCKS_PER_STAGE[resnets.DEPTH]):
+        options = {"in_channels": channels[i], "out_channels": channels[i + 1], "norm": resnets.NORM}
+        strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
+        stages.append(ResNet.make_stage(BasicBlock, num_blocks, stride_per_block=strides, **options))
     return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
@@ -57,29 +51,23 @@ def build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
 def build_dvis_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FinestFPN:
     """ResNet (18, 34, 50, 101, 152) and an FPN whose one output is the level of the first of ``MODEL.FPN.IN_FEATURES``:
     ``"p3"`` (stride 8) for res3-res5, as in the authors' code, ``"p2"`` (stride 4) for res2-res5."""
-    return FinestFPN(
-        bottom_up=build_resnet(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-    )
+    fpn = cfg.MODEL.FPN
+    return FinestFPN(build_resnet(cfg, input_shape), fpn.IN_FEATURES, fpn.OUT_CHANNELS, fpn.NORM)
 
 
 class DeepLabBackbone(Backbone):
     """DeepLab-v3, the network of the paper's PASCAL experiments (section 5, Tables 1 and 2): a dilated ResNet and
-    atrous spatial pyramid pooling (ASPP) on its last stage, ``in_feature``.
+    atrous spatial pyramid pooling (ASPP) on its last stage.
 
     Its one feature is ``"aspp"``, with the stride of that stage: 8 where res4 and res5 are dilated, 16 where res5 is.
     """
 
-    def __init__(self, bottom_up: Backbone, aspp: nn.Module, *, in_feature: str, out_channels: int):
+    def __init__(self, bottom_up: Backbone, aspp: nn.Module, out_channels: int):
         super().__init__()
-        self.bottom_up = bottom_up
-        self.aspp = aspp
-        self.in_feature = in_feature
+        self.bottom_up, self.aspp = bottom_up, aspp
         self._out_features = ["aspp"]
         self._out_feature_channels = {"aspp": out_channels}
-        self._out_feature_strides = {"aspp": bottom_up.output_shape()[in_feature].stride}
+        self._out_feature_strides = {"aspp": bottom_up.output_shape()["res5"].stride}
 
     @property
     def size_divisibility(self) -> int:
@@ -88,7 +76,7 @@ class DeepLabBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images float (N, C, H, W), H and W divisible by the stride -> (N, out_channels, H / stride, W / stride)."""
-        return {"aspp": self.aspp(self.bottom_up(x)[self.in_feature])}
+        return {"aspp": self.aspp(self.bottom_up(x)["res5"])}
 
 
 @BACKBONE_REGISTRY.register()
@@ -97,14 +85,7 @@ def build_dvis_deeplab_backbone(cfg, input_shape: ShapeSpec) -> DeepLabBackbone:
     if cfg.MODEL.RESNETS.OUT_FEATURES != ["res5"]:
         out_features = cfg.MODEL.RESNETS.OUT_FEATURES
         raise ValueError(f"MODEL.RESNETS.OUT_FEATURES is {out_features}; ASPP takes the last stage: give ['res5']")
-    bottom_up = build_resnet_deeplab_backbone(cfg, input_shape)
-    head = cfg.MODEL.SEM_SEG_HEAD
-    aspp = ASPP(
-        bottom_up.output_shape()["res5"].channels,
-        head.ASPP_CHANNELS,
-        head.ASPP_DILATIONS,
-        norm=head.NORM,
-        activation=F.relu,
-        dropout=head.ASPP_DROPOUT,
-    )
-    return DeepLabBackbone(bottom_up, aspp, in_feature="res5", out_channels=head.ASPP_CHANNELS)
+    bottom_up, head = build_resnet_deeplab_backbone(cfg, input_shape), cfg.MODEL.SEM_SEG_HEAD
+    channels, options = bottom_up.output_shape()["res5"].channels, {"norm": head.NORM, "dropout": head.ASPP_DROPOUT}
+    aspp = ASPP(channels, head.ASPP_CHANNELS, head.ASPP_DILATIONS, activation=F.relu, **options)
+    return DeepLabBackbone(bottom_up, aspp, head.ASPP_CHANNELS)

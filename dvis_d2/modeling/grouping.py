@@ -104,29 +104,22 @@ def group_label_map(
     check_range("max_proposals", max_proposals)
     labels = label_map.float()
     foreground = torch.isfinite(labels) & (labels > foreground_threshold)
+    labels = labels.nan_to_num(*(_FAR,) * 3)  # a label that is not finite is far from every value
     for image, (rows, columns) in enumerate(valid or ()):
         foreground[image, rows:] = False
         foreground[image, :, columns:] = False
     levels = _find_levels(labels, foreground, bandwidths)
 
-    # The one trip to the host. A label that is not finite is far from every value there.
-    host_labels = torch.nan_to_num(labels, *(_FAR,) * 3).cpu().numpy()
+    # The one trip to the host.
+    host_labels = labels.cpu().numpy()
     host_levels, host_foreground = levels.cpu().numpy(), foreground.cpu().numpy()
-    finest = int(np.argmin(bandwidths))
+    finest = levels[int(np.argmin(bandwidths))]
+    options = {"min_area": min_area, "min_part_ratio": min_part_ratio, "link_thresholds": link_thresholds}
+    options |= {"sources": candidates, "nms_threshold": nms_threshold, "max_candidates": max_proposals}
     groupings = []
-    for image, image_labels in enumerate(host_labels):
-        found = find_candidates(
-            image_labels,
-            host_foreground[image],
-            host_levels[:, image],
-            sources=candidates,
-            min_area=min_area,
-            min_part_ratio=min_part_ratio,
-            link_thresholds=link_thresholds,
-            nms_threshold=nms_threshold,
-            max_candidates=max_proposals,
-        )
-        groupings.append(_to_grouping(found, image_labels, levels[finest, image]))
+    for image, own in enumerate(host_labels):
+        found = find_candidates(own, host_foreground[image], host_levels[:, image], **options)
+        groupings.append(_to_grouping(found, labels[image], finest[image]))
     return groupings
 
 
@@ -159,16 +152,14 @@ def _find_levels(labels: Tensor, foreground: Tensor, bandwidths: Sequence[float]
     return levels.view(len(bandwidths), count, height, width)
 
 
-def _to_grouping(candidates: Candidates, labels: np.ndarray, levels: Tensor) -> Grouping:
-    """Dense tensors from lists of cells. (numpy's zeros cost nothing where they stay untouched.)"""
-    shape = (len(candidates.values), *labels.shape)
-    masks, soft = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
-    masks.reshape(-1)[candidates.inside] = True
-    cells = np.concatenate([candidates.inside, candidates.ring])
-    owner, cell = np.divmod(cells, max(1, labels.size))
-    soft.reshape(-1)[cells] = np.maximum(0, 1 - np.abs(labels.reshape(-1)[cell] - candidates.values[owner]))
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(levels.device)
-
-    return Grouping(tensor(masks), tensor(candidates.values), tensor(candidates.scores), tensor(soft), levels)
+def _to_grouping(candidates: Candidates, labels: Tensor, levels: Tensor) -> Grouping:
+    """Dense tensors, made on the labels' device, from lists of cells: much less to copy there."""
+    arrays = candidates.values, candidates.scores, candidates.inside, candidates.ring
+    values, scores, inside, ring = (torch.from_numpy(array).to(labels.device) for array in arrays)
+    masks = torch.zeros(len(values), *labels.shape, dtype=torch.bool, device=labels.device)
+    soft = torch.zeros(masks.shape, device=labels.device)
+    masks.view(-1).index_fill_(0, inside, True)
+    cells, size = torch.cat([inside, ring]), max(1, labels.numel())
+    distance = (labels.flatten().index_select(0, cells % size) - values.index_select(0, cells // size)).abs()
+    soft.view(-1)[cells] = (1 - distance).clamp_min(0)
+    return Grouping(masks, values, scores, soft, levels)

@@ -101,7 +101,7 @@ def mean_shift_1d_batched(
     density = _density(position, mass, int(slot[-1]) + 2)
     peaks, valleys = _drop_shallow(*_extrema(density))
 
-    basin = _interval_of(position, valleys, len(density))
+    basin = torch.bucketize(position, valleys.contiguous())
     inhabited = torch.zeros(len(peaks), dtype=torch.bool, device=device)
     inhabited[basin] = True
     peaks = peaks[inhabited]
@@ -227,15 +227,3 @@ def _drop_shallow(peaks: Tensor, valleys: Tensor, heights: Tensor, floors: Tenso
         valleys, floors = valleys[keep], floors[keep]
         keep = ~(drop_left | drop_right)
         peaks, heights = peaks[keep], heights[keep]
-
-
-def _interval_of(position: Tensor, cuts: Tensor, num_bins: int) -> Tensor:
-    """How many cuts lie below each position: `bucketize` by a table of bins, as no bin holds two cuts."""
-    cut_bins = cuts.long()
-    cut = torch.full((num_bins + 1,), torch.inf, dtype=torch.float64, device=position.device)
-    cut[cut_bins] = cuts
-    below = torch.zeros(num_bins + 1, dtype=torch.int32, device=position.device)
-    below[cut_bins + 1] = 1
-    bins = position.long()
-    before = torch.cumsum(below, 0, dtype=torch.int32).index_select(0, bins)
-    return before.long() + (position > cut.index_select(0, bins))

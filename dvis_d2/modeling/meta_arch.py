@@ -99,10 +99,12 @@ class DVIS(GeneralizedRCNN):
         """
         if detected_instances is not None:
             raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")
-        groups = self._groups_of_one_canvas(batched_inputs)
+        divisor, groups = max(self.backbone.size_divisibility, 1), defaultdict(list)
+        for i, x in enumerate(batched_inputs):
+            groups[tuple(-(-side // divisor) for side in x["image"].shape[-2:])].append(i)
         if len(groups) > 1:
             results: list = [None] * len(batched_inputs)
-            for group in groups:
+            for group in groups.values():
                 inputs = [batched_inputs[i] for i in group]
                 found = self.inference(inputs, do_postprocess=do_postprocess, intermediate=intermediate)
                 for i, result in zip(group, found, strict=True):
@@ -127,13 +129,6 @@ class DVIS(GeneralizedRCNN):
                 props.proposal_masks = props.proposal_masks[:, :h, :w]
                 output.update(label_map=label_map[:h, :w].relu(), levels=found.levels[:h, :w], proposals=props)
         return outputs
-
-    def _groups_of_one_canvas(self, batched_inputs: list[dict]) -> list[list[int]]:
-        """Positions of the images that alone are padded to the same size."""
-        divisor, groups = max(self.backbone.size_divisibility, 1), defaultdict(list)
-        for i, x in enumerate(batched_inputs):
-            groups[tuple(-(-side // divisor) for side in x["image"].shape[-2:])].append(i)
-        return list(groups.values())
 
 
 def downsample_instance_ids(instance_ids: Tensor, stride: int) -> Tensor:

@@ -94,17 +94,10 @@ class DVISROIHeads(ROIHeads):
             have = sorted(input_shape)
             raise ValueError(f"MODEL.ROI_HEADS.IN_FEATURES is {in_features}; it must name one feature of {have}")
         feature = input_shape[in_features[0]]
-        for name, head_cfg, build_head in (
-            ("box", cfg.MODEL.ROI_BOX_HEAD, build_box_head),
-            ("mask", cfg.MODEL.ROI_MASK_HEAD, build_mask_head),
-        ):
-            size = head_cfg.POOLER_RESOLUTION
-            ret[f"{name}_pooler"] = ROIPooler(
-                output_size=size,
-                scales=(1 / feature.stride,),
-                sampling_ratio=head_cfg.POOLER_SAMPLING_RATIO,
-                pooler_type=head_cfg.POOLER_TYPE,
-            )
+        for name, build_head in (("box", build_box_head), ("mask", build_mask_head)):
+            head = cfg.MODEL[f"ROI_{name.upper()}_HEAD"]
+            size, sampling = head.POOLER_RESOLUTION, head.POOLER_SAMPLING_RATIO
+            ret[f"{name}_pooler"] = ROIPooler(size, (1 / feature.stride,), sampling, head.POOLER_TYPE)
             # one more channel than the feature has: the soft membership
             ret[f"{name}_head"] = build_head(cfg, ShapeSpec(channels=feature.channels + 1, height=size, width=size))
         heads = cfg.MODEL.DVIS_ROI_HEADS
@@ -252,10 +245,14 @@ class DVISROIHeads(ROIHeads):
             part.pred_masks = CroppedMasks.from_masks(part.pred_masks)
         return Instances.cat(found)
 
-    def _draw(self, result: Instances, size: tuple[int, int]) -> Instances:
+    def draw_masks(self, result: Instances, size: tuple[int, int]) -> Tensor:
+        """:func:`final_masks` of one image's detections, bool (K, height, width)."""
         drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
         sizes = {"image_size": result.image_size, "output_size": size}
-        masks = final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
+        return final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
+
+    def _draw(self, result: Instances, size: tuple[int, int]) -> Instances:
+        masks = self.draw_masks(result, size)
         boxes = Boxes(mask_boxes(masks))
         found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
         return Instances(size, pred_boxes=boxes, **found)[boxes.nonempty()]

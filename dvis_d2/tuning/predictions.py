@@ -18,7 +18,6 @@ from torch.utils.data import SequentialSampler
 
 from ..data import DVISDatasetMapper
 from ..data.annotations import encode_masks
-from ..modeling.mask_pasting import final_masks
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
 
@@ -94,22 +93,15 @@ class StoredPredictions:
         features = [image.features[name].to(device).float() for name in heads.in_features]
         proposals = heads.verify(features, proposals)
         proposals[0].mask_probs = heads.mask_probs(features, proposals)[0]
+        proposals[0].pred_boxes = proposals[0].roi_boxes
         return proposals[0]
 
     def _detect(self, image: ImageFeatures, proposals: Instances, codes: dict) -> list[dict]:
-        rows, classes, scores = self.model.roi_heads.detect(proposals)
-        source = self.model.roi_heads.mask_source
+        heads = self.model.roi_heads
+        source, (rows, classes, scores) = heads.mask_source, heads.detect(proposals)
         new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in codes]
         if new:
-            masks = final_masks(
-                proposals.soft_masks[new],
-                proposals.mask_probs[new],
-                proposals.roi_boxes.tensor[new],
-                source=source,
-                stride=self.model.proposal_generator.stride,
-                image_size=image.image_size,
-                output_size=image.output_size,
-            )
+            masks = heads.draw_masks(proposals[new], image.output_size)
             codes |= zip(((source, row) for row in new), encode_masks(masks), strict=True)
         found = [
             {"image_id": image.image_id, "category_id": category, "segmentation": codes[source, row], "score": score}

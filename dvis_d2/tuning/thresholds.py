@@ -21,18 +21,10 @@ from ..safe_io import parse_yaml
 
 FILE_NAME = "thresholds.yaml"
 # The tunable keys, with the argument of `group_label_map` or the attribute of `DVISROIHeads` that each one sets.
-GROUPING_KEYS = {
-    "MODEL.MEAN_SHIFT.BANDWIDTHS": "bandwidths",
-    "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": "foreground_threshold",
-    "MODEL.MEAN_SHIFT.CANDIDATES": "candidates",
-    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": "link_thresholds",
-    "MODEL.MEAN_SHIFT.MIN_PART_RATIO": "min_part_ratio",
-    "MODEL.MEAN_SHIFT.NMS_THRESH": "nms_threshold",
-}
-HEAD_KEYS = {
-    "MODEL.DVIS_ROI_HEADS.ALPHA": "alpha",
-    "MODEL.DVIS_ROI_HEADS.MASK_SOURCE": "mask_source",
-    "MODEL.DVIS_ROI_HEADS.NMS": "nms",
+_GROUPING = ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "CANDIDATES", "LINK_THRESHOLDS", "MIN_PART_RATIO")
+GROUPING_KEYS = {f"MODEL.MEAN_SHIFT.{name}": name.lower() for name in _GROUPING}
+GROUPING_KEYS["MODEL.MEAN_SHIFT.NMS_THRESH"] = "nms_threshold"
+HEAD_KEYS = {f"MODEL.DVIS_ROI_HEADS.{name}": name.lower() for name in ("ALPHA", "MASK_SOURCE", "NMS")} | {
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": "nms_threshold",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "score_threshold",
 }
