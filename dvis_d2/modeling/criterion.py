@@ -61,7 +61,7 @@ class VariationalCriterion(nn.Module):
         self.starts = {"loss_ms": ms_start, "loss_quant": quant_start}
         self.pi_windows_start = pi_windows_start
         for name, value in (*self.weights.items(), *self.starts.items(), ("pi_windows", pi_windows_start)):
-            check_range(f"VariationalCriterion: the weight or start of {name}", value)
+            check_range(**{f"VariationalCriterion: the weight or start of {name}": value})
         self.binary_options: dict[str, Any] = dict(
             margin=binary_margin, theta=theta, balance=binary_balance, area_exponent=binary_area_exponent
         )

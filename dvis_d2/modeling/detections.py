@@ -40,9 +40,8 @@ def detect(
         the proposal int64, the class int64, and the score float of every detection, best first, (number kept,) each;
         scores that are not finite are dropped. ValueError for an option out of its range.
     """
-    check_range("alpha", alpha, 0, 1)
-    check_range("score_threshold", score_threshold, 0, 1)
-    check_range("max_detections", max_detections)
+    check_range(0, 1, alpha=alpha, score_threshold=score_threshold)
+    check_range(max_detections=max_detections)
     highest = class_probs.amax(dim=1, keepdim=True)
     rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
     scores = alpha * ious[rows] + (1 - alpha) * class_probs[rows, classes]

@@ -59,13 +59,11 @@ def exact_pairs(
             segments = _Segments(every, pixels.value, weight, reach)
             different.add(segments, segments.different(margin, theta))
         for term, kind_weight in ((same, 1.0), (different, different_weight)):
-            total, present = term.pair_weight, term.has_pairs > 0
-            averaged = present  # the images over which the mean goes
-            if reduction == "pairs":  # one mean over both kinds
-                total = same.pair_weight + different.pair_weight
-                averaged = (same.has_pairs > 0) | (different.has_pairs > 0)
+            mean_over = (same, different) if reduction == "pairs" else (term,)
+            total = sum(kind.pair_weight for kind in mean_over)
+            num_images = torch.stack([kind.has_pairs > 0 for kind in mean_over]).any(0).sum()
             # Where no pair is, all minus same is rounding noise, which must not become a gradient.
-            scale = torch.where(present, factor * kind_weight / (total * averaged.sum()), 0)
+            scale = torch.where(term.has_pairs > 0, factor * kind_weight / (total * num_images), 0)
             loss = loss + (term.loss * scale).sum()
             gradient.addcmul_(term.gradient, _take(scale, pixels.image))
     full = gradient.new_zeros(label_map.numel()).scatter_(0, pixels.index, gradient)

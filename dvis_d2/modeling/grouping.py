@@ -11,6 +11,7 @@ Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,19 +73,9 @@ def group_label_map(
         valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
 
     Returns:
-        a `Grouping` for each image. The score is
+        a `Grouping` for each image; docs/guide/grouping.md derives the score
 
             max(0, contrast - spread) * interior * (1 + agreement) / 2 * wholeness * (1 - belonging / 2)
-
-        where contrast is the mean of min(1, |f - value|) over the cells just outside the border and spread is the
-        standard deviation of f inside (both in label units), interior is the share of neighbor pairs of the mask's
-        cells that stay inside (what half a cell of error at the border would leave of the IoU). The rest weighs a mask
-        in several parts against its parts, by how near each other these lie. Wholeness is 1 for a mask in one part,
-        else r^4 / (r^4 + (1 - r)^4), where r <= 1 is the sum of the parts' mean squared radii (of cells about their
-        centroid) over that of the mask. Belonging is the largest wholeness of the masks in several parts that contain
-        this one; 0 without any. Agreement is the mean over the sources, one for each bandwidth or link threshold, of 1
-        where the source holds the same mask up to `nms_threshold`, of the mask's wholeness where it holds parts of it,
-        and of 1 - wholeness of a mask in several parts that contains this one; else 0.
 
     ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold, and for a
     number out of its range.
@@ -96,12 +87,10 @@ def group_label_map(
     if not bandwidths or not link_thresholds:
         raise ValueError("bandwidths and link_thresholds must each name at least one, in label units")
     for link_threshold in link_thresholds:
-        check_range("link_thresholds", link_threshold)
-    check_range("foreground_threshold", foreground_threshold, -math.inf)
-    check_range("min_area", min_area)
-    check_range("min_part_ratio", min_part_ratio, 0, 1)
-    check_range("nms_threshold", nms_threshold, 0, 1)
-    check_range("max_proposals", max_proposals)
+        check_range(link_thresholds=link_threshold)
+    check_range(-math.inf, foreground_threshold=foreground_threshold)
+    check_range(min_area=min_area, max_proposals=max_proposals)
+    check_range(0, 1, min_part_ratio=min_part_ratio, nms_threshold=nms_threshold)
     labels = label_map.float()
     foreground = torch.isfinite(labels) & (labels > foreground_threshold)
     labels = labels.nan_to_num(*(_FAR,) * 3)  # a label that is not finite is far from every value
@@ -114,8 +103,8 @@ def group_label_map(
     host_labels = labels.cpu().numpy()
     host_levels, host_foreground = levels.cpu().numpy(), foreground.cpu().numpy()
     finest = levels[int(np.argmin(bandwidths))]
-    options = {"min_area": min_area, "min_part_ratio": min_part_ratio, "link_thresholds": link_thresholds}
-    options |= {"sources": candidates, "nms_threshold": nms_threshold, "max_candidates": max_proposals}
+    options: dict[str, Any] = dict(sources=candidates, min_area=min_area, min_part_ratio=min_part_ratio)
+    options |= dict(link_thresholds=link_thresholds, nms_threshold=nms_threshold, max_candidates=max_proposals)
     groupings = []
     for image, own in enumerate(host_labels):
         found = find_candidates(own, host_foreground[image], host_levels[:, image], **options)

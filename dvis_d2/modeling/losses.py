@@ -59,7 +59,7 @@ def binary_loss(
     """
     _check_maps("binary_loss", "logits", logits, instance_ids)
     _check_positive("margin", margin)
-    check_range("area_exponent", area_exponent)
+    check_range(area_exponent=area_exponent)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     foreground, background = instance_ids > 0, instance_ids == 0
     violation = torch.where(foreground, margin - logits, torch.where(background, logits, 0))
@@ -120,7 +120,7 @@ def permutation_invariant_loss(
     _check_maps("permutation_invariant_loss", "label_map", label_map, instance_ids)
     _check_positive("margin", margin)
     _check_positive("theta", theta)
-    check_range("different_weight", different_weight)
+    check_range(different_weight=different_weight)
     if reduction not in ("instances", "pairs"):
         raise ValueError(f"reduction must be 'instances' or 'pairs', not {reduction!r}")
     if pairs not in _PAIRS:

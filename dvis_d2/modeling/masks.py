@@ -56,7 +56,7 @@ def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | 
     each other; None: they do. Returns int64 (number kept,), indices in descending order of score. ValueError for a
     threshold outside [0, 1].
     """
-    check_range("nms_threshold", threshold, 0, 1)
+    check_range(0, 1, nms_threshold=threshold)
     order, iou = _iou_by_rank(masks, scores, classes)
     pairs = ((iou > threshold) | (iou == 1)).nonzero().tolist()  # ascending, so a row is settled before it suppresses
     return order[torch.tensor(surviving(len(order), pairs), dtype=torch.int64, device=order.device)]

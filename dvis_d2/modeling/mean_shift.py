@@ -97,7 +97,12 @@ def mean_shift_1d_batched(
     # In units of bins, on an axis on which cells without values are left out and the sets follow each other.
     position = point_slot * _CELL + (position - cell * _CELL).clamp_(0, _CELL)
 
-    mass = torch.ones_like(position) if weights is None else _relative_weights(weights[index], segments)
+    mass = torch.ones_like(position)
+    if weights is not None:  # over the largest of their set, at least 2**-32, so that no value is without density
+        mass = weights[index].double()
+        largest = torch.zeros(len(bandwidths), dtype=torch.float64, device=device)
+        largest.scatter_reduce_(0, segments, mass, "amax")
+        mass = (mass / largest.index_select(0, segments)).clamp_min(1 / _FIXED_POINT)
     density = _density(position, mass, int(slot[-1]) + 2)
     peaks, valleys = _drop_shallow(*_extrema(density))
 
@@ -146,14 +151,6 @@ def _allocate_cells(cell: Tensor, segments: Tensor, num_segments: int) -> tuple[
     slot = torch.ones_like(cell_segments)
     slot[1:] += torch.cumsum(torch.where(adjacent, 1, 2), 0)
     return slot.index_select(0, point_to_cell), slot, cell_segments, cell_values
-
-
-def _relative_weights(weights: Tensor, segments: Tensor) -> Tensor:
-    """Weights over the largest of their set, at least 2**-32, so that no value is without density."""
-    largest = torch.zeros(int(segments.max()) + 1, dtype=torch.float64, device=weights.device)
-    weights = weights.double()
-    largest.scatter_reduce_(0, segments, weights, "amax")
-    return (weights / largest.index_select(0, segments)).clamp_min(1 / _FIXED_POINT)
 
 
 def _density(position: Tensor, mass: Tensor, num_slots: int) -> Tensor:

@@ -27,7 +27,7 @@ class DVIS(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg):
-        check_range("MODEL.DVIS_ROI_HEADS.START", cfg.MODEL.DVIS_ROI_HEADS.START, 0, 1)
+        check_range(0, 1, **{"MODEL.DVIS_ROI_HEADS.START": cfg.MODEL.DVIS_ROI_HEADS.START})
         heads_start = round(cfg.MODEL.DVIS_ROI_HEADS.START * cfg.SOLVER.MAX_ITER)
         return super().from_config(cfg) | {"heads_start": heads_start}
 

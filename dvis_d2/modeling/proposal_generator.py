@@ -35,7 +35,7 @@ class MeanShiftProposer(nn.Module):
         self.criterion = criterion
         group_label_map(torch.zeros(1, 1, 1), **grouping)  # wrong options are named before a training
         self.grouping = grouping
-        check_range("num_perturbed", num_perturbed)
+        check_range(num_perturbed=num_perturbed)
         self.num_perturbed = num_perturbed
 
     @classmethod

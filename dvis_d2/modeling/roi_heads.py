@@ -62,8 +62,8 @@ class DVISROIHeads(ROIHeads):
             mask_head: (R, C' + 1, S, S) -> class-agnostic mask logits (R, 1, M, M).
             map_stride: stride of the label map, in image pixels.
             class_agnostic: objects are one class, 0: no class layer, the score is the predicted IoU (supplement 5).
-            alpha, score_threshold, nms_threshold, max_detections, nms: see :func:`detect`.
-            mask_source, refine_proposals, kwargs: see :func:`final_masks`, :meth:`verify`, :class:`ROIHeads`.
+            alpha, score_threshold, nms_threshold, max_detections, nms: see :func:`detect`; others :func:`final_masks`,
+                :meth:`verify` and :class:`ROIHeads`.
         """
         super().__init__(**(kwargs | {"num_classes": 1} if class_agnostic else kwargs))
         self.in_features, self.map_stride = in_features, map_stride
@@ -74,10 +74,8 @@ class DVISROIHeads(ROIHeads):
         self.alpha, self.score_threshold, self.max_detections = alpha, score_threshold, max_detections
         self.nms, self.nms_threshold = nms, nms_threshold
         self.mask_source, self.refine_proposals = mask_source, refine_proposals
-        for name in ("alpha", "score_threshold", "nms_threshold"):
-            check_range(name, getattr(self, name), 0, 1)
-        for name in ("mask_loss_weight", "max_detections"):
-            check_range(name, getattr(self, name))
+        check_range(0, 1, alpha=alpha, score_threshold=score_threshold, nms_threshold=nms_threshold)
+        check_range(mask_loss_weight=mask_loss_weight, max_detections=max_detections)
 
         channels = box_head.output_shape.channels
         self.cls_score = None if class_agnostic else nn.Linear(channels, self.num_classes + 1)

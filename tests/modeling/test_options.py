@@ -18,13 +18,13 @@ DETECT = dict(alpha=0.5, score_threshold=0.05, nms_threshold=0.5, max_detections
 
 def test_a_range_has_its_ends_and_neither_nan_nor_infinity():
     for value in (0, 1, 0.5, True):
-        check_range("x", value, 0, 1)
-    check_range("x", 1e308)
+        check_range(0, 1, x=value)
+    check_range(x=1e308)
     for value in (-1e-9, 1.0001, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"x must be a number from 0 to 1, not"):
-            check_range("x", value, 0, 1)
+            check_range(0, 1, x=value)
     with pytest.raises(ValueError, match=r"x must be a number >= 0, not inf"):
-        check_range("x", math.inf)
+        check_range(x=math.inf)
 
 
 @pytest.mark.parametrize(
