@@ -71,10 +71,8 @@ def match_detections(
 ) -> np.ndarray:
     """Assign the detections of one class in one image to its objects, greedily by descending score.
 
-    The rule of the VOC development kit: a detection stands for the object it overlaps most. It is right if that
-    overlap reaches the threshold and no earlier detection took the object, otherwise it is wrong, even if a second
-    object would do. Any number of detections that are not right, but reach an ignored object, count neither way; so do
-    `void_only` ones, bool (D,). Equal scores keep their order.
+    By VOC's rule a detection stands for the object it overlaps most, even if a second object would do. Detections that
+    are not right, but reach an ignored object, count neither way; nor do `void_only` ones, bool (D,).
 
     From overlaps float (D, G) in 0..1, scores float (D,), `ignored` bool (G,), crowds and difficult objects, and
     thresholds float (T,): TRUE_POSITIVE, FALSE_POSITIVE or IGNORED, int8 (D, T), in the order of the input.

@@ -31,9 +31,7 @@ def evaluate_coco(
     object, and "category_id" is not read. In each image and class `max_dets` masks of the highest scores count, all by
     default.
 
-    The evaluator comes back accumulated, with the sorted `image_ids` as ``params.imgIds``. ``eval["precision"]`` is
-    float (T, R, C, 1, M) for IoU .50, .55, ..., .95, 101 recalls, classes (1 without `use_cats`), all sizes, and the
-    limits; ``eval["recall"]`` is (T, C, 1, M); -1 for a class without objects.
+    The evaluator comes back accumulated, with the sorted `image_ids` as ``params.imgIds``.
     """
     wanted = coco.imgs.keys() if image_ids is None else set(image_ids)
     a_class = min(coco.cats, default=None)

@@ -83,17 +83,9 @@ class VariationalCriterion(nn.Module):
         self.ms_end = ms_start if ms_end is None else ms_end
 
     def forward(self, logits: Tensor, instance_ids: Tensor, iteration: int = 0) -> dict[str, Tensor]:
-        """
-        Args:
-            logits: float (N, H, W), the network's output before the ReLU. The binary and the pairwise term take it as
-                it is, so that foreground below 0 has a gradient; the others apply the ReLU.
-            instance_ids: int64 (N, H, W), 0 background, k >= 1 instance, -1 ignored.
-            iteration: of the training, for the terms that start late and the scale of ``"welsch"``.
-
-        Returns:
-            Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted. The keys depend on the
-            weights alone, never on the batch or the iteration.
-        """
+        """Scalars ``loss_binary``, ``loss_pi``, ``loss_ms``, ``loss_quant``, already weighted, at an iteration of the
+        training. The keys depend on the weights alone. Maps as for :mod:`losses`, ``logits`` before the ReLU: the first
+        two terms take it as it is, so that foreground below 0 has a gradient; the others apply the ReLU."""
         pi_options = self.pi_options | ({"window": None} if iteration < self.pi_windows_start else {})
         (first, last), start = self.ms_scale, self.starts["loss_ms"]
         progress = (iteration - start) / max(self.ms_end - start, 1)

@@ -25,9 +25,8 @@ def detect(
     nms: str = "hard",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The detections among the proposals: a proposal is one of its best class, and one of every other class that is at
-    least `score_threshold` probable, as in Fast R-CNN. So a doubtful object is found whichever it is.
-
-    The score is alpha * IoU + (1 - alpha) * class probability (supplement 4).
+    least `score_threshold` probable, as in Fast R-CNN. The score is alpha * IoU + (1 - alpha) * class probability
+    (supplement 4).
 
     Args:
         masks, ious, class_probs: bool (K, h, w); predicted, float (K,) and (K, C) in [0, 1].

@@ -25,14 +25,9 @@ class LabelMapHead(nn.Module):
         norm: str,
         coordinates: bool,
     ):
-        """
-        Args:
-            input_shape, in_feature: the backbone's features by name, and the one the map is predicted from.
-            common_stride: stride of the label map, in image pixels; divides the feature's stride.
-            conv_dim, norm: channels and normalization of the hidden layers (:func:`detectron2.layers.get_norm`).
-            num_convs: 3x3 convolutions before the upsampling.
-            coordinates: append x and y in [-1, 1] to the features.
-        """
+        """``conv_dim`` and ``norm``, see :func:`detectron2.layers.get_norm`, are those of the hidden layers, of which
+        ``num_convs`` come before the upsampling; ``common_stride``, in image pixels, divides the feature's stride; with
+        ``coordinates`` the features have x and y in [-1, 1]."""
         super().__init__()
         if in_feature not in input_shape:
             have = sorted(input_shape)

@@ -82,20 +82,14 @@ class DVIS(GeneralizedRCNN):
         *,
         intermediate: bool = False,
     ) -> list[dict] | list[Instances]:
-        """
-        Args:
-            batched_inputs: dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output.
-            detected_instances: as Detectron2's; boxes that are given have no proposals here: NotImplementedError.
-            do_postprocess: False: the detections on the network's input, for :meth:`DVISROIHeads.postprocess`.
-            intermediate: return what is found on the way too, for pictures and diagnosis.
+        """Of dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output, one dict an image:
+        ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes`` and ``pred_masks`` bool (K, height,
+        width), best first; with ``intermediate`` also ``"label_map"`` float (h, w), after the ReLU, ``"levels"`` int64
+        (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's input.
 
-        Returns:
-            one dict an image: ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes`` and
-            ``pred_masks`` bool (K, height, width), best first; with ``intermediate`` also ``"label_map"`` float (h, w),
-            after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's
-            input.
-
-        Images that would be padded differently alone run apart, so a result does not depend on the batch.
+        Without ``do_postprocess`` the detections on the network's input, for :meth:`DVISROIHeads.postprocess`. Boxes
+        that are given have no proposals here: NotImplementedError. Images that would be padded differently alone run
+        apart, so a result does not depend on the batch.
         """
         if detected_instances is not None:
             raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")

@@ -40,10 +40,8 @@ class MeanShiftProposer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        loss, grouping = (
-            {key.lower(): value for key, value in node.items()}
-            for node in (cfg.MODEL.VARIATIONAL_LOSS, cfg.MODEL.MEAN_SHIFT)
-        )
+        nodes = cfg.MODEL.VARIATIONAL_LOSS, cfg.MODEL.MEAN_SHIFT
+        loss, grouping = ({key.lower(): value for key, value in node.items()} for node in nodes)
         for name in ("pi_windows_start", "ms_start", "quant_start"):
             loss[name] = round(loss[name] * cfg.SOLVER.MAX_ITER)
         loss |= {"theta": loss.pop("huber_theta"), "ms_end": cfg.SOLVER.MAX_ITER}
@@ -66,17 +64,13 @@ class MeanShiftProposer(nn.Module):
         gt_instances: list[Instances] | None = None,
         instance_ids: Tensor | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """
-        Args:
-            images, features: of the batch only the ``image_sizes`` are read; the backbone's feature maps, by name.
-            gt_instances, instance_ids: in training, ground truth of every image with ``gt_map_masks`` bool (n, h, w),
-                and int64 (N, h, w) on the map's grid; padding is -1.
+        """Proposals of every image, best first, and the losses (empty at inference). Fields: ``proposal_boxes`` (image
+        pixels, tight), ``roi_boxes``, the same grown by ``BOX_MARGIN`` of their size and clipped to the image, in which
+        the heads see them, ``objectness_logits`` (K,) the rank score in [0, 1], ``proposal_masks`` bool and
+        ``soft_masks`` float in [0, 1], both (K, h, w) on the map's grid.
 
-        Returns:
-            proposals of every image, best first, and the losses (empty at inference). Fields: ``proposal_boxes`` (image
-            pixels, tight), ``roi_boxes``, the same grown by ``BOX_MARGIN`` of their size and clipped to the image, in
-            which the heads see them, ``objectness_logits`` (K,) the rank score in [0, 1], ``proposal_masks`` bool and
-            ``soft_masks`` float in [0, 1], both (K, h, w) on the map's grid.
+        Of the images only the ``image_sizes`` are read. In training, every image's ground truth has ``gt_map_masks``
+        bool (n, h, w), and ``instance_ids``, int64 (N, h, w), are on the map's grid; padding is -1.
         """
         label_map = self.label_head(features)
         groupings = self.group(label_map, images)

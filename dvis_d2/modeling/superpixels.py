@@ -19,18 +19,18 @@ class Superpixels:
 
     cells: np.ndarray  # (F,), the foreground's
     owner: np.ndarray  # (F,), the superpixel of each
-    area: np.ndarray  # float64 (A,), number of cells; then the sums over them
-    total: np.ndarray  # of their labels,
-    squares: np.ndarray  # the squares of these,
-    rows: np.ndarray  # their rows,
-    columns: np.ndarray  # columns,
-    radii: np.ndarray  # and rows² + columns²
     levels: np.ndarray  # (B, A), the mean-shift level at each bandwidth
     p: np.ndarray  # (E,), with q the cells that are 8-neighbors in different superpixels, each pair once
     q: np.ndarray
     a: np.ndarray  # (E,), the superpixels of p
     b: np.ndarray  # and of q
     straight: int  # the first so many of the pairs are 4-neighbors
+    area: np.ndarray  # float64 (A,), number of cells; then the sums over them
+    total: np.ndarray  # of their labels,
+    squares: np.ndarray  # the squares of these,
+    rows: np.ndarray  # their rows,
+    columns: np.ndarray  # columns,
+    radii: np.ndarray  # and rows² + columns²
 
     @property
     def links(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -85,7 +85,7 @@ def find_superpixels(
     row, column = np.divmod(cells, width)
     summands = np.ones(len(cells)), label, label**2, row, column, row * row + column * column
     sums = (np.bincount(owner, summand, count) for summand in summands)
-    return Superpixels(cells, owner, *sums, levels, p, q, a, b, straight)
+    return Superpixels(cells, owner, levels, p, q, a, b, straight, *sums)
 
 
 def join_superpixels(
