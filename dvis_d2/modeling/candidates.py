@@ -73,7 +73,10 @@ def find_candidates(
     interior = 1 - border / (4 * area)
     several, wholeness = _wholeness(member, superpixel, np.stack(parts_of)[is_member], superpixels, count)
 
-    first, second, inter = _intersections(member, superpixel, superpixels.area, count)
+    # all ordered pairs of different candidates that share cells, and how many they share
+    belongs = sparse.csr_matrix((np.ones(len(member)), (member, superpixel)), shape=(count, len(superpixels.area)))
+    shared = (belongs.multiply(superpixels.area).tocsr() @ belongs.T).tocoo()
+    first, second, inter = (x[shared.row != shared.col] for x in (shared.row, shared.col, shared.data))
     union = area[first] + area[second] - inter
     alike = (inter > nms_threshold * union) | (inter == union)
     within = several[second] & (inter == area[first]) & (area[first] < area[second])
@@ -83,9 +86,9 @@ def find_candidates(
     agrees[first[alike], map_of[second[alike]]] = 1
     np.maximum.at(agrees, (whole, map_of[piece]), wholeness[whole])
     np.maximum.at(agrees, (piece, map_of[whole]), 1 - wholeness[whole])
-    belongs = np.zeros(count)
-    np.maximum.at(belongs, piece, wholeness[whole])
-    scores = np.maximum(0, contrast - spread) * interior * (1 + agrees.mean(1)) / 2 * wholeness * (1 - belongs / 2)
+    belonging = np.zeros(count)
+    np.maximum.at(belonging, piece, wholeness[whole])
+    scores = np.maximum(0, contrast - spread) * interior * (1 + agrees.mean(1)) / 2 * wholeness * (1 - belonging / 2)
 
     order = np.argsort(-scores, kind="stable")
     rank = np.empty_like(order)
@@ -164,16 +167,6 @@ def _wholeness(
     ratio = np.minimum(1, of_parts / mean_square_radius(member, count))
     several = np.bincount(owner, minlength=count) > 1
     return several, np.where(several, ratio**4 / (ratio**4 + (1 - ratio) ** 4), 1.0)
-
-
-def _intersections(
-    member: np.ndarray, superpixel: np.ndarray, areas: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All ordered pairs of different candidates that share cells, and how many they share."""
-    belongs = sparse.csr_matrix((np.ones(len(member)), (member, superpixel)), shape=(count, len(areas)))
-    inter = (belongs.multiply(areas).tocsr() @ belongs.T).tocoo()
-    different = inter.row != inter.col
-    return inter.row[different], inter.col[different], inter.data[different]
 
 
 def _cells_of(

@@ -1,9 +1,7 @@
 """From label map to proposals: candidate masks on the map's grid, ranked (paper, section 4).
 
-Mean shift cuts the foreground's values into levels. The levels of all bandwidths and the steps between neighboring
-cells cut the foreground into small connected pieces, *superpixels*, which one pass of a connected-components routine
-finds; every candidate is then a union of superpixels, and everything after the first pass works on superpixels and
-their borders. So the time hardly depends on how many objects there are.
+Mean shift cuts the foreground's values into levels; they and the steps between neighboring cells cut the foreground
+into connected *superpixels*, of which every candidate is a union (docs/guide/grouping.md).
 
 Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths.
 """
@@ -114,11 +112,8 @@ def group_label_map(
 
 def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
     """How far labels f, float (h, w), agree with the values, float (K,), of instances with masks bool (K, h, w):
-    clamp(1 - |f - value|, 0, 1), float32 (K, h, w).
-
-    Zero beyond the mask dilated by one cell (8 neighbors): the falling edge serves the upsampling, and other objects of
-    the same value do not leak in. Zero where the label is not finite.
-    """
+    clamp(1 - |f - value|, 0, 1), float32 (K, h, w); zero where f is not finite, and beyond the mask dilated by one cell
+    (8 neighbors): the falling edge serves the upsampling, and other objects of the same value do not leak in."""
     soft = (1 - (label_map.float() - values.float()[:, None, None]).abs()).clamp(0, 1).nan_to_num(0.0)
     near = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)[:, 0] if len(masks) else masks
     return soft * near

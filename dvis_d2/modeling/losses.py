@@ -161,11 +161,7 @@ class _GivenGradient(torch.autograd.Function):
 
 
 def mumford_shah_loss(
-    label_map: Tensor,
-    instance_ids: Tensor | None = None,
-    *,
-    kind: str = "cauchy",
-    scale: float = 1.0,
+    label_map: Tensor, instance_ids: Tensor | None = None, *, kind: str = "cauchy", scale: float = 1.0
 ) -> Tensor:
     """Mumford-Shah regularization of ReLU(label_map), the mean over the valid pixels of the batch: smooth inside, free
     to jump at edges.

@@ -24,13 +24,8 @@ def final_masks(
     output_size: tuple[int, int],
 ) -> Tensor:
     """bool (K, Ho, Wo): detections' masks at the output's size, to which the image is scaled. `source` "head" draws the
-    head's masks, "label_map" the upsampled soft memberships (section 4).
-
-    Args:
-        soft_masks: float (K, h, w) in [0, 1], soft memberships on the label map's grid, of the stride in pixels.
-        mask_probs: float (K, M, M) in [0, 1], the mask head's output inside the boxes.
-        boxes: float (K, 4), x0, y0, x1, y1 in pixels of the network's input.
-    """
+    head's masks, float (K, M, M) in [0, 1], inside the boxes, float (K, 4), x0, y0, x1, y1 in pixels of the network's
+    input; "label_map" the upsampled soft memberships (section 4), float (K, h, w) in [0, 1]."""
     if source == "label_map":
         return upsample_soft_masks(soft_masks, stride=stride, image_size=image_size, output_size=output_size)
     return _paste(mask_probs, boxes, image_size, output_size)

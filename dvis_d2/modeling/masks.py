@@ -63,9 +63,8 @@ def mask_nms(masks: Tensor, scores: Tensor, threshold: float, classes: Tensor | 
 
 
 def matrix_nms(masks: Tensor, scores: Tensor, classes: Tensor | None = None) -> Tensor:
-    """SOLOv2's matrix NMS with the Gaussian kernel (Wang et al. 2020, section 3.3).
-
-    Every score is lowered by the better mask that overlaps it most, less so if that one is itself a duplicate:
+    """SOLOv2's matrix NMS (Wang et al. 2020, section 3.3): every score is lowered by the better mask that overlaps it
+    most, less so if that one is itself a duplicate:
 
         score_j * min over better i of f(IoU_ij) / f(max over k better than i of IoU_ki), f(x) = exp(-x^2 / sigma)
 
@@ -102,11 +101,7 @@ def surviving(count: int, pairs: list[list[int]]) -> list[int]:
 
 
 def upsample_soft_masks(
-    soft: Tensor,
-    *,
-    stride: float,
-    image_size: tuple[int, int],
-    output_size: tuple[int, int] | None = None,
+    soft: Tensor, *, stride: float, image_size: tuple[int, int], output_size: tuple[int, int] | None = None
 ) -> Tensor:
     """Full-resolution masks bool (K, Ho, Wo): where soft memberships, each interpolated inside its own box, reach 1/2.
 

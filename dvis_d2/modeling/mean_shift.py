@@ -1,10 +1,8 @@
 """Exact mean shift of scalars without iterations (paper, section 4, "Discretization").
 
-With a Gaussian kernel, mean shift climbs the kernel density estimate, and in one dimension a climb never jumps over a
-valley. So the basins of attraction are exactly the intervals between the density's local minima, and one pass that
-finds those minima replaces the iteration of every value:
-
-    bin the values -> smooth the histogram -> find peaks and valleys -> look up which interval a value lies in
+Mean shift climbs the kernel density estimate, and in one dimension no climb jumps over a valley: the basins are the
+intervals between the density's local minima. So: bin the values -> smooth the histogram -> find peaks and valleys ->
+look up which interval a value lies in (docs/guide/grouping.md).
 
 Shapes: P values, S sets of values (one for each image and bandwidth), M modes, C occupied cells of bins.
 Needs torch alone.

@@ -155,30 +155,21 @@ def perturb_masks(masks: Tensor, instance_ids: Tensor) -> Tensor:
     floats = masks[:, None].float()
     shrunk = -F.max_pool2d(-floats, 3, stride=1, padding=1)[:, 0] > 0.5
     grown = F.max_pool2d(floats, 3, stride=1, padding=1)[:, 0] > 0.5
-    # a shift of up to half the object's size, the same rule for small and large ones
-    reach = (masks.sum(dim=(1, 2)).clamp(min=1).sqrt() / 2).ceil()
+    area = masks.sum(dim=(1, 2)).clamp(min=1)
+    reach = (area.sqrt() / 2).ceil()  # a shift of up to half the object's size, the same rule for small and large ones
     dy, dx = (torch.empty(2, n, device=device).uniform_(-1, 1) * reach).round().long()
-    ys = (torch.arange(h, device=device)[None] - dy[:, None]).clamp(-1, h)
-    xs = (torch.arange(w, device=device)[None] - dx[:, None]).clamp(-1, w)
+    row, column = torch.arange(h, device=device), torch.arange(w, device=device)
+    ys, xs = (row[None] - dy[:, None]).clamp(-1, h), (column[None] - dx[:, None]).clamp(-1, w)
     padded = F.pad(masks, (1, 1, 1, 1))  # what comes from outside is empty
     rows = torch.arange(n, device=device)
     shifted = padded[rows[:, None, None], (ys + 1)[:, :, None], (xs + 1)[:, None, :]]
     merged = masks | masks[torch.randint(n, (n,), device=device)]
-    cut = masks & _half_planes(masks)
+    # one side of a random line through the centroid
+    cy = (floats[:, 0].sum(dim=2) @ row.float() / area)[:, None]
+    cx = (floats[:, 0].sum(dim=1) @ column.float() / area)[:, None]
+    angle = torch.rand(n, 1, device=device) * (2 * torch.pi)
+    side_y, side_x = (row - cy) * angle.sin(), (column - cx) * angle.cos()
+    cut = masks & (side_y[:, :, None] + side_x[:, None, :] > 0)
     variants = torch.stack([masks, shrunk, grown, shifted, merged, cut])
     chosen = torch.randint(len(variants), (n,), device=device)
     return variants[chosen, rows] & (instance_ids >= 0)
-
-
-def _half_planes(masks: Tensor) -> Tensor:
-    """bool (n, h, w): one side of a random line through every mask's centroid."""
-    n, h, w = masks.shape
-    weights = masks.float()
-    area = weights.sum(dim=(1, 2)).clamp(min=1)
-    ys = torch.arange(h, device=masks.device, dtype=torch.float32)
-    xs = torch.arange(w, device=masks.device, dtype=torch.float32)
-    cy = (weights.sum(dim=2) @ ys / area)[:, None]
-    cx = (weights.sum(dim=1) @ xs / area)[:, None]
-    angle = torch.rand(n, 1, device=masks.device) * (2 * torch.pi)
-    side_y, side_x = (ys - cy) * angle.sin(), (xs - cx) * angle.cos()
-    return side_y[:, :, None] + side_x[:, None, :] > 0

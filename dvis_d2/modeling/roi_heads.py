@@ -55,22 +55,16 @@ class DVISROIHeads(ROIHeads):
         refine_proposals: bool = False,
         **kwargs,
     ):
-        """
-        Args:
-            in_features, box_pooler, mask_pooler: features of one level, and ROIAlign to the resolutions of the heads.
-            box_head: trunk of the class and the IoU, (R, C' + 1, S, S) -> (R, D) for features of C' channels.
-            mask_head: (R, C' + 1, S, S) -> class-agnostic mask logits (R, 1, M, M).
-            map_stride: stride of the label map, in image pixels.
-            class_agnostic: objects are one class, 0: no class layer, the score is the predicted IoU (supplement 5).
-            alpha, score_threshold, nms_threshold, max_detections, nms: see :func:`detect`; others :func:`final_masks`,
-                :meth:`verify` and :class:`ROIHeads`.
+        """From features of one level and C' channels ``box_head`` makes (R, C' + 1, S, S) -> (R, D), the trunk of the
+        class and the IoU, and ``mask_head`` class-agnostic mask logits (R, 1, M, M). ``map_stride`` is that of the
+        label map, in image pixels. ``class_agnostic``: objects are one class, 0: no class layer, the score is the
+        predicted IoU (supplement 5). See also :func:`detect`, :func:`final_masks`, :meth:`verify`, :class:`ROIHeads`.
         """
         super().__init__(**(kwargs | {"num_classes": 1} if class_agnostic else kwargs))
         self.in_features, self.map_stride = in_features, map_stride
         self.box_pooler, self.box_head = box_pooler, box_head
         self.mask_pooler, self.mask_head = mask_pooler, mask_head
-        self.mask_loss_weight = mask_loss_weight
-        self.class_agnostic = class_agnostic
+        self.mask_loss_weight, self.class_agnostic = mask_loss_weight, class_agnostic
         self.alpha, self.score_threshold, self.max_detections = alpha, score_threshold, max_detections
         self.nms, self.nms_threshold = nms, nms_threshold
         self.mask_source, self.refine_proposals = mask_source, refine_proposals
@@ -121,11 +115,8 @@ class DVISROIHeads(ROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """In training the sampled proposals and the losses; otherwise the detections of every image on the network's
-        input, for :meth:`postprocess`, and no losses. The images are not read.
-
-        Proposals have the fields of :class:`MeanShiftProposer`, targets ``gt_classes``, ``gt_masks`` (BitMasks) and
-        ``gt_map_masks`` bool (n, h, w).
-        """
+        input, for :meth:`postprocess`, and no losses. The images are not read. Proposals are :class:`MeanShiftProposer`
+        's, targets have ``gt_classes``, ``gt_masks`` (BitMasks) and ``gt_map_masks`` bool (n, h, w)."""
         pooled_features = [features[f].float() for f in self.in_features]
         if self.training:
             assert targets is not None
