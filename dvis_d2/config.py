@@ -57,8 +57,7 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.INPUT.NORMALIZE = "auto"
     cfg.INPUT.RANDOM_RIGHT_ANGLES = False  # turn training images by 0, 90, 180 or 270 degrees, as in microscopy
     cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast, saturation of training images times 1 - x to 1 + x; 0 = none
-    # images times this in training and test: objects keep their size in pixels, as in microscopy; 0 = to the sizes
-    # MIN_SIZE_*, so that objects grow with the image, as in photographs
+    # images times this in training and test: objects keep their size, as in microscopy; 0 = to the sizes MIN_SIZE_*
     cfg.INPUT.SCALE = 0.0
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW", better from scratch
@@ -126,14 +125,12 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
     cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = 100
 
-    # The verification heads (section 4, "Classification and Verification"); their layers are set by
-    # Detectron2's ROI_BOX_HEAD and ROI_MASK_HEAD, sampling and matching by its ROI_HEADS
+    # The verification heads (section 4); Detectron2's ROI_BOX_HEAD, ROI_MASK_HEAD set layers, ROI_HEADS the sampling
     cfg.MODEL.DVIS_ROI_HEADS = CN()
     cfg.MODEL.DVIS_ROI_HEADS.START = 0.0  # the share of MAX_ITER from which they train, 1 = never
     cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = False  # every object is of class 0, its score the IoU (supplement 5)
     cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5  # weight of the IoU in the score; the rest is the class (supplement 4)
-    # duplicates: "hard" drops masks by ROI_HEADS.NMS_THRESH_TEST, "matrix" lowers their scores (SOLOv2)
-    cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"
+    cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"  # drops masks by ROI_HEADS.NMS_THRESH_TEST; "matrix" lowers scores (SOLOv2)
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
     # verify the mask head's masks of the proposals as well, as more proposals: the heads once more, on twice as many
     cfg.MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS = False

@@ -66,12 +66,9 @@ def require_packages(dataset_names: Sequence[str]) -> None:
 
 
 class DVISCOCOEvaluator(d2.COCOEvaluator):
-    """COCO's, with faster-coco-eval, also of masks inside their boxes (:class:`CroppedMasks`). `use_fast_impl` is no
-    argument. Without `max_dets_per_image` all detections count, also where an image has more than COCO's 100.
-
-    For a JSON without annotations (test-dev, Table 4), `evaluate` returns {} and writes COCO's results format without
-    boxes, ``coco_segm_results.json``: the server would take a box's area for the mask's.
-    """
+    """COCO's, with faster-coco-eval, also of masks inside their boxes (:class:`CroppedMasks`). Without
+    `max_dets_per_image` all detections count. For a JSON without annotations (test-dev, Table 4), `evaluate` returns {}
+    and writes results without boxes, ``coco_segm_results.json``: the server would take a box's area for the mask's."""
 
     def __init__(self, *args, **kwargs):
         with mock.patch.object(d2.coco_evaluation, "COCO", CheckedCOCO):  # it has no argument for it

@@ -1,8 +1,7 @@
 """The sums of eqs. 4-5 over *all* pairs of pixels, exactly, with their gradient, in O(P log P).
 
-Labels are scalars, so after a sort the partners of a pixel whose labels lie within a distance s below its own are a
-contiguous range. Prefix sums of w and w x over the sorted labels then give the weight and the total distance of those
-partners, and from them loss and gradient (docs/guide/loss.md derives it).
+After a sort of the labels the partners of a pixel within a distance below its own are a contiguous range, whose weight
+and total distance prefix sums give, and from them loss and gradient (docs/guide/loss.md derives it).
 
 Shapes: N images of a batch, (H, W) the label map, P foreground pixels of the batch, ordered by image and then by label,
 E entries, the pixels that take part in a sum, P at most, S segments. A segment is a set of entries that form pairs with

@@ -32,12 +32,9 @@ def final_masks(
 
 
 def refined_proposals(proposals: Instances, mask_probs: Tensor, *, stride: int) -> Instances:
-    """The mask head's masks of one image's proposals, with their fields; empty ones are left out.
-
-    The head draws a better mask than the label map has, so it is often the better proposal: of a better box, and its
-    IoU, class and mask are easier to tell. ``mask_probs`` float (K, M, M) in [0, 1] lie inside their ``roi_boxes``;
-    ``stride`` is the label map's, in pixels.
-    """
+    """The mask head's masks of one image's proposals, with their fields; empty ones are left out. Its masks are better
+    than the label map's, so their IoU, class and mask are easier to tell. ``mask_probs`` float (K, M, M) in [0, 1] lie
+    inside their ``roi_boxes``; ``stride`` is the label map's, in pixels."""
     height, width = proposals.proposal_masks.shape[1:]
     masks = _paste(mask_probs, proposals.roi_boxes.tensor, (height * stride, width * stride), (height, width))
     found = masks.flatten(1).any(dim=1)

@@ -126,12 +126,9 @@ class DVIS(GeneralizedRCNN):
 
 
 def downsample_instance_ids(instance_ids: Tensor, stride: int) -> Tensor:
-    """The id that covers most of every map cell.
-
-    Nearest-pixel sampling would shift every object by half a pixel; the (lower) median of a cell's stride x stride ids
-    is its majority wherever one id has one, and one of its ids in any case. int64 (N, H, W), H and W divisible by
-    ``stride`` -> int64 (N, H / stride, W / stride).
-    """
+    """The (lower) median of every map cell's stride x stride ids: their majority wherever one id has one, and one of
+    them in any case; the nearest pixel would shift every object by half a pixel. int64 (N, H, W), H and W divisible by
+    ``stride`` -> int64 (N, H / stride, W / stride)."""
     if stride == 1:
         return instance_ids
     n, height, width = instance_ids.shape

@@ -143,11 +143,8 @@ def training_proposals(
 
 def perturb_masks(masks: Tensor, instance_ids: Tensor) -> Tensor:
     """One random imitation of a bad proposal for every mask: as it is, shrunk, grown, shifted, merged with another
-    object, or cut along a line. The heads so see every IoU from the first step on.
-
-    From masks bool (n, h, w) and ids int64 (h, w), whose ignored cells (-1) never enter a mask: bool (n, h, w), drawn
-    from the global random generator; some may be empty.
-    """
+    object, or cut along a line. From masks bool (n, h, w) and ids int64 (h, w), whose ignored cells (-1) never enter a
+    mask: bool (n, h, w), drawn from the global random generator; some may be empty."""
     n, h, w = masks.shape
     device = masks.device
     if n == 0:

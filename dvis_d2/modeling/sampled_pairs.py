@@ -34,10 +34,7 @@ def stratified_pairs(
     dilation: int,
 ) -> tuple[Tensor, Tensor]:
     """Eqs. 4-5 over the paper's stratified pairs; see :func:`~dvis_d2.modeling.losses.permutation_invariant_loss`.
-
-    Shifted slices of the map, one offset at a time, so memory does not grow with the number of offsets.
-    Returns the loss and its derivative by the label map (N, H, W).
-    """
+    Returns the loss and its derivative by the label map (N, H, W). One offset at a time bounds the memory."""
     if not isinstance(window, int) or window < 3 or window % 2 == 0:
         raise ValueError(f"window must be one odd number >= 3 for pairs='stratified', not {window}")
     if center < 1 or dilation < 1:
@@ -80,10 +77,8 @@ def random_pairs(
     num_pairs: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Eqs. 4-5 over random pairs; arguments and returns as :func:`stratified_pairs`.
-
-    Two different pixels a pair, every unordered pair of an image's foreground equally likely, with replacement.
-    """
+    """Eqs. 4-5 over random pairs; arguments and returns as :func:`stratified_pairs`. Two different pixels a pair, every
+    unordered pair of an image's foreground equally likely, with replacement."""
     if num_pairs < 1:
         raise ValueError(f"num_pairs must be >= 1, not {num_pairs}")
     index = foreground.flatten().nonzero().squeeze(1)
