@@ -21,6 +21,7 @@ from .options import check_range
 from .proposal_generator import CAPPED
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
+FOR_AP, LIKELY = 0.2, 0.5  # a score threshold above the former is a user's, who loses objects; else a score that says so
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
@@ -213,7 +214,8 @@ class DVISROIHeads(ROIHeads):
                 max_detections=self.max_detections,
                 nms=self.nms,
             )
-            if len(rows) == self.max_detections:
+            wanted = min(LIKELY, self.score_threshold) if self.score_threshold > FOR_AP else LIKELY
+            if len(rows) == self.max_detections and (scores >= wanted).all():
                 log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])

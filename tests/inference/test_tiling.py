@@ -156,16 +156,28 @@ def test_evaluation_reads_large_images_in_tiles(tiny_cfg, tiny_coco, monkeypatch
     assert model.training
 
 
-def test_a_cap_that_is_reached_is_one_warning_that_names_the_key(tiny_cfg, tiny_coco, caplog):
-    tiny_cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = tiny_cfg.TEST.DETECTIONS_PER_IMAGE = 1
-    tiny_cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+@pytest.mark.parametrize(
+    "threshold, iou_bias, label_scale, keys",
+    [
+        (0.0, 10.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),
+        (0.3, 0.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),  # a user's confidence
+        (0.0, 0.0, 1, []),  # duplicates and doubtful ones always fill the caps
+    ],
+)
+def test_a_cap_that_cuts_off_objects_is_one_warning_that_names_the_key(
+    tiny_cfg, tiny_coco, caplog, threshold, iou_bias, label_scale, keys
+):
+    tiny_cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = tiny_cfg.TEST.DETECTIONS_PER_IMAGE = 4
+    tiny_cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 0.0
+    tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = threshold
+    torch.manual_seed(0)
     model = Trainer.build_model(tiny_cfg).eval()
+    model.proposal_generator.label_head.predictor.weight.data.abs_().mul_(label_scale)
+    torch.nn.init.constant_(model.roi_heads.iou_pred.bias, iou_bias)
     logger._LOG_COUNTER.clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            TiledInference(tiny_cfg, model).predict(cv2.imread(str(tiny_coco[1] / "0.png")))
+            found = TiledInference(tiny_cfg, model).predict(cv2.imread(str(tiny_coco[1] / "0.png")))
+    assert len(found["instances"]) == 4  # the caps are full
     messages = [record.message for record in caplog.records if "is reached" in record.message]
-    assert [message.split(" is reached")[0] for message in messages] == [
-        "MODEL.MEAN_SHIFT.MAX_PROPOSALS = 1",
-        "TEST.DETECTIONS_PER_IMAGE = 1",
-    ]
+    assert [message.split(" is reached")[0] for message in messages] == keys
