@@ -1,22 +1,21 @@
 import contextlib
 import logging
 import time
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from ..data import DVISDatasetMapper
 from ..inference.visualization import draw_panel
 from ..processes import wait_for_all
 
@@ -42,9 +41,7 @@ class TrainingStep(SimpleTrainer):
         """`device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
         generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative."""
         super().__init__(model, data_loader, optimizer)
-        self.dtype = dtype
-        self.num_parts = num_parts
-        self.seed = seed
+        self.dtype, self.num_parts, self.seed = dtype, num_parts, seed
         self.autocast = torch.autocast(device_type, dtype, enabled=dtype != torch.float32)
         # bfloat16 has float32's range, so it needs no loss scaling
         self.grad_scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
@@ -157,25 +154,26 @@ class AverageWeights(HookBase):
         self.averaged.n_averaged.fill_(state_dict["num_updates"])
 
 
-class TrainingPicture(HookBase):
-    """Every ``VIS_PERIOD`` steps, the panel of the first training image, as it was augmented, for TensorBoard."""
+class ExamplePicture(HookBase):
+    """Every `period` steps, for TensorBoard, the panel of the first training image, as it was augmented, or, with
+    `validation`, of the first validation image; the model stays as it is."""
 
-    def __init__(self, cfg: CfgNode):
-        self.period = cfg.VIS_PERIOD
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        self.input_format = cfg.INPUT.FORMAT
+    def __init__(self, cfg: CfgNode, period: int, *, validation: bool = False):
+        self.period, self.input_format, self.record = period, cfg.INPUT.FORMAT, None
+        self.name = "validation example" if validation else "training example"
+        dataset = (cfg.DATASETS.TEST if validation else cfg.DATASETS.TRAIN)[0]
+        self.metadata = MetadataCatalog.get(dataset)
+        if validation:
+            options = DVISDatasetMapper.from_config(cfg, is_train=False) | {"is_train": True}  # with the ground truth
+            self.record = DVISDatasetMapper(**options)(DatasetCatalog.get(dataset)[0])
 
     def after_step(self):
         if (self.trainer.iter + 1) % self.period:
             return
-        record, model = self.trainer._trainer.last_batch[0], self.trainer.unwrapped_model
-        put_panel("training example", model, record, self.metadata, self.input_format)
-
-
-def put_panel(name: str, model: Any, record: dict, metadata: Metadata, input_format: str) -> None:
-    """Into the event storage, the panel of a mapped image with its ground truth; the model stays as it is."""
-    with inference_context(model):
-        output = model.inference([{"image": record["image"]}], intermediate=True)[0]
-    image = convert_image_to_rgb(record["image"].permute(1, 2, 0), input_format)
-    picture = draw_panel(image, output, metadata, ground_truth=record["instances"])
-    get_event_storage().put_image(name, torch.as_tensor(picture.transpose(2, 0, 1) / 255.0))
+        record = self.record or self.trainer._trainer.last_batch[0]
+        model = self.trainer.evaluated_model if self.record else self.trainer.unwrapped_model
+        with inference_context(model):
+            output = model.inference([{"image": record["image"]}], intermediate=True)[0]
+        image = convert_image_to_rgb(record["image"].permute(1, 2, 0), self.input_format)
+        picture = draw_panel(image, output, self.metadata, ground_truth=record["instances"])
+        self.trainer.storage.put_image(self.name, torch.as_tensor(picture.transpose(2, 0, 1) / 255.0))

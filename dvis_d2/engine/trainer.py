@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -29,15 +30,8 @@ from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds
 from .console import SlowSteps, data_name
 from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
-from .train_loop import AverageWeights, TrainingPicture, build_step
-from .validation_hook import (
-    EarlyStop,
-    LastCheckpoints,
-    Validation,
-    ValidationPicture,
-    validation_data,
-    validation_period,
-)
+from .train_loop import AverageWeights, ExamplePicture, build_step
+from .validation_hook import EarlyStop, LastCheckpoints, Validation, validation_data, validation_period
 
 PRETRAINED_LR = 0.1  # docs/results/index.md has what it gains
 logger = logging.getLogger(__name__)
@@ -114,7 +108,7 @@ class Trainer(DefaultTrainer):
                 raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
             hooks.insert(0, self.averaging)
         if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-            hooks.insert(-1, TrainingPicture(self.cfg))  # before the writers
+            hooks.insert(-1, ExamplePicture(self.cfg, self.cfg.VIS_PERIOD))  # before the writers
         hooks = [LastCheckpoints(h.checkpointer, h.period) if type(h) is PeriodicCheckpointer else h for h in hooks]
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[evaluation] = EvalHook(0, self._evaluate)
@@ -134,7 +128,7 @@ class Trainer(DefaultTrainer):
             if part.DATASETS.TEST == self.cfg.DATASETS.TEST and not self.cfg.TEST.TUNE_THRESHOLDS:
                 self._validation = validation  # whose last results are those of the final evaluation
             if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-                hooks.insert(evaluation, ValidationPicture(self.cfg, period))
+                hooks.insert(evaluation, ExamplePicture(self.cfg, period, validation=True))
         if comm.is_main_process():
             hooks.insert(-1, SlowSteps())
         return hooks
@@ -178,13 +172,9 @@ class Trainer(DefaultTrainer):
         if not isinstance(model, DVIS):
             return super().test(cfg, model, evaluators)
         network = TiledInference(cfg, model, statistics)
-
-        class TiledTest(cls):  # type: ignore[misc, valid-type]
-            @classmethod
-            def build_test_loader(cls, cfg, dataset_name):
-                return super().build_test_loader(cfg, dataset_name, network.scale_of)
-
-        return DefaultTrainer.test.__func__(TiledTest, cfg, network, evaluators)
+        build_test_loader = functools.partial(cls.build_test_loader, scale_of=network.scale_of)
+        builders = SimpleNamespace(build_test_loader=build_test_loader, build_evaluator=cls.build_evaluator)
+        return DefaultTrainer.test.__func__(builders, cfg, network, evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:

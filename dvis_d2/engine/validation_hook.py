@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.utils import comm
 
-from ..data import DVISDatasetMapper
 from ..data.coco_file import read_json
 from ..data.custom import VAL_NAME, register_coco_json
-from .train_loop import put_panel
 
 TIMES = 10  # validations of own data in a training
 SHORTEST = 20  # iterations between them, which is how often Detectron2 writes its logs
@@ -55,7 +53,8 @@ def validation_data(cfg: CfgNode) -> tuple[str, ...]:
     content = read_json(metadata.json_file)
     if len(content["images"]) <= count:
         return cfg.DATASETS.TEST
-    content["images"] = [content["images"][i] for i in evenly(len(content["images"]), count)]
+    evenly = np.unique(np.linspace(0, len(content["images"]) - 1, count).round().astype(int))
+    content["images"] = [content["images"][i] for i in evenly]
     chosen = {image["id"] for image in content["images"]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
     path = os.path.join(cfg.OUTPUT_DIR, "inference", "validation_images.json")
@@ -66,10 +65,6 @@ def validation_data(cfg: CfgNode) -> tuple[str, ...]:
     comm.synchronize()
     register_coco_json(f"{VAL_NAME}_part", path, metadata.image_root)
     return (f"{VAL_NAME}_part",)
-
-
-def evenly(total: int, count: int) -> list[int]:
-    return np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
 
 
 class Validation(HookBase):
@@ -139,22 +134,6 @@ class Validation(HookBase):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.state = dict(state_dict)
-
-
-class ValidationPicture(HookBase):
-    """After every validation, the panel of the first validation image, for TensorBoard."""
-
-    def __init__(self, cfg: CfgNode, period: int):
-        self.period, self.name, self.input_format = period, cfg.DATASETS.TEST[0], cfg.INPUT.FORMAT
-        self.mapper = DVISDatasetMapper(**DVISDatasetMapper.from_config(cfg, is_train=False) | {"is_train": True})
-
-    def before_train(self) -> None:
-        self.record = self.mapper(DatasetCatalog.get(self.name)[0])
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0:
-            model, metadata = self.trainer.evaluated_model, MetadataCatalog.get(self.name)
-            put_panel("validation example", model, self.record, metadata, self.input_format)
 
 
 class LastCheckpoints(PeriodicCheckpointer):

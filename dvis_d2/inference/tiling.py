@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import nn
 
 from ..data.cropped_masks import CroppedMasks
 from ..data.scaling import ScaleBy, inference_scale, resize_for_test, scaled_size
 from ..data.statistics import DataStatistics, resize_factor
 from ..modeling.meta_arch import DVIS
-from .seams import Detections, merge_tiles, tile_starts
+from .seams import merge_tiles, tile_starts
 
 CUT_MARGIN = 2  # network pixels: a mask that ends so near a tile's border is cut by it
 MIN_TILE = 256  # network pixels
@@ -109,14 +109,10 @@ class TiledInference(nn.Module):
         with self._caps(self._area_ratio(shape)):
             for y, x in itertools.product(*starts):
                 pixels = resize.apply_image(_read(image, y, y + height, x, x + width))
-                instances = self._run(pixels, shape)["instances"]
-                masks = instances.pred_masks
-                masks = CroppedMasks(size, masks.boxes + np.array([x, y, x, y]), masks.crops)
-                found.append(Detections(masks, instances.scores.numpy(), instances.pred_classes.numpy()))
-        merged = merge_tiles(size, starts, shape, found, margin=max(1, round(CUT_MARGIN / scale)))
-        boxes = Boxes(torch.from_numpy(merged.masks.boxes))
-        scores, classes = torch.from_numpy(merged.scores), torch.from_numpy(merged.classes)
-        return Instances(size, pred_boxes=boxes, scores=scores, pred_classes=classes, pred_masks=merged.masks)
+                own = self._run(pixels, shape)["instances"]
+                masks = CroppedMasks(size, own.pred_masks.boxes + np.array([x, y, x, y]), own.pred_masks.crops)
+                found.append(Instances(size, scores=own.scores, pred_classes=own.pred_classes, pred_masks=masks))
+        return merge_tiles(starts, shape, found, margin=max(1, round(CUT_MARGIN / scale)))
 
     def _run(self, pixels: np.ndarray, size: tuple[int, int], intermediate: bool = False) -> dict[str, Any]:
         """What the model finds in its input, at an output size, on the CPU, masks inside their boxes."""
