@@ -1,6 +1,7 @@
 import contextlib
 import logging
 import time
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -25,22 +26,13 @@ class TrainingStep(SimpleTrainer):
 
     The parts run one after another and their gradients are averaged before the one update. Part j of k in process r of
     p has the images and the random draws of process r + p j of p k: parts and processes are interchangeable.
+
+    `device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
+    generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: DataLoader,
-        optimizer: torch.optim.Optimizer,
-        *,
-        device_type: str,
-        dtype: torch.dtype = torch.float32,
-        num_parts: int = 1,
-        seed: int = -1,
-    ):
-        """`device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
-        generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative."""
-        super().__init__(model, data_loader, optimizer)
+    def __init__(self, *args: Any, device_type: str, dtype=torch.float32, num_parts: int = 1, seed: int = -1):
+        super().__init__(*args)
         self.dtype, self.num_parts, self.seed = dtype, num_parts, seed
         self.autocast = torch.autocast(device_type, dtype, enabled=dtype != torch.float32)
         # bfloat16 has float32's range, so it needs no loss scaling
@@ -99,9 +91,7 @@ class TrainingStep(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def build_step(
-    cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
-) -> TrainingStep:
+def build_step(cfg: CfgNode, model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> TrainingStep:
     """The step that ``SOLVER.AMP.ENABLED``, ``SOLVER.ACCUMULATE_STEPS``, ``SEED`` and ``MODEL.DEVICE`` ask for;
     ValueError if the batch cannot be divided among processes and parts."""
     images, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
@@ -112,7 +102,7 @@ def build_step(
         )
     device = torch.device(cfg.MODEL.DEVICE).type
     dtype = autocast_dtype(device) if cfg.SOLVER.AMP.ENABLED else torch.float32
-    return TrainingStep(model, data_loader, optimizer, device_type=device, dtype=dtype, num_parts=parts, seed=cfg.SEED)
+    return TrainingStep(model, loader, optimizer, device_type=device, dtype=dtype, num_parts=parts, seed=cfg.SEED)
 
 
 def autocast_dtype(device_type: str) -> torch.dtype:
@@ -126,14 +116,11 @@ def autocast_dtype(device_type: str) -> torch.dtype:
 
 
 class AverageWeights(HookBase):
-    """Keeps an exponential moving average of a model's weights and of its normalization statistics.
-
-    The first update copies the model, later ones make decay * average + (1 - decay) * model. A trainer's checkpoints
-    hold the average as their model; the hook's own state is the number of updates.
-    """
+    """Keeps an exponential moving average of a model's weights and of its normalization statistics: the first update
+    copies the model, which is without DistributedDataParallel around it, later ones make decay * average + (1 - decay)
+    * model. A trainer's checkpoints hold the average as their model; the hook's own state is the number of updates."""
 
     def __init__(self, model: nn.Module, decay: float):
-        """`model` is in training, without DistributedDataParallel around it; `decay` in (0, 1), an iteration."""
         if not 0 < decay < 1:
             raise ValueError(f"SOLVER.EMA_DECAY is {decay}: give 0 for none, or a decay between 0 and 1, say 0.999")
         self.model = model

@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -70,8 +69,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         info = checkpoint_info(cfg, self.statistics.to_dict())
         self.checkpointer = DVISCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, info=info, **states)
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True):
@@ -90,12 +88,9 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict:
         """Train to the end; the results of the last evaluation, as of ``test``."""
         cfg, period = self.cfg, validation_period(self.cfg)
-        names = ", ".join(map(data_name, cfg.DATASETS.TRAIN))
+        steps = f"{self.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images on {cfg.MODEL.DEVICE}"
         validation = f", validation every {period}" if period and cfg.DATASETS.TEST else ""
-        logger.info(
-            "Training on %s, %d iterations of %d images on %s%s",
-            *(names, self.max_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE, validation),
-        )
+        logger.info("Training on %s, %s%s", ", ".join(map(data_name, cfg.DATASETS.TRAIN)), steps, validation)
         logger.info("In %s: log.txt, metrics.csv, and more for `tensorboard --logdir %s`", *2 * (cfg.OUTPUT_DIR,))
         with contextlib.suppress(EarlyStop):
             super().train()
@@ -122,8 +117,7 @@ class Trainer(DefaultTrainer):
             part = self.cfg.clone()
             part.defrost()
             part.DATASETS.TEST = validation_data(self.cfg)
-            validate = functools.partial(self._test, part)
-            validation = Validation(period, validate, self.cfg.TEST.EARLY_STOPPING)
+            validation = Validation(period, functools.partial(self._test, part), self.cfg.TEST.EARLY_STOPPING)
             hooks.insert(evaluation, validation)
             if part.DATASETS.TEST == self.cfg.DATASETS.TEST and not self.cfg.TEST.TUNE_THRESHOLDS:
                 self._validation = validation  # whose last results are those of the final evaluation
@@ -159,14 +153,7 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: list[DatasetEvaluator] | None = None,
-        *,
-        statistics: DataStatistics | dict | None = None,
-    ) -> dict:
+    def test(cls, cfg, model, evaluators=None, *, statistics: DataStatistics | dict | None = None) -> dict:
         """As Detectron2's; a DVIS reads images of other sizes than its training's at the training's scale, by the
         `statistics` of its data, large ones in tiles: :class:`TiledInference`."""
         if not isinstance(model, DVIS):

@@ -33,13 +33,7 @@ class TiledInference(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        model: DVIS,
-        statistics: DataStatistics | dict | None = None,
-        *,
-        scale: float | None = None,
-        tile: int | None = None,
+        self, cfg: CfgNode, model: DVIS, statistics: DataStatistics | dict | None = None, *, scale=None, tile=None
     ):
         """`statistics`: of the training, from the checkpoint. `scale`: network pixels an image pixel of every image, by
         default that of :func:`..data.scaling.inference_scale`; `tile`: longest side of a tile, in network pixels, 0 =
@@ -53,9 +47,8 @@ class TiledInference(nn.Module):
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
         scale = self.scale or inference_scale(self.cfg, self.statistics, size)
-        if scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale):
-            return None
-        return scale
+        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale)
+        return None if same else scale
 
     def _is_large(self, size: tuple[int, int], scale: float) -> bool:
         tile, _ = self.tile_size(scale)

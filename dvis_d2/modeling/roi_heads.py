@@ -21,7 +21,7 @@ from .options import check_range
 from .proposal_generator import CAPPED
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
-FOR_AP, LIKELY = 0.2, 0.5  # a score threshold above the former is a user's, who loses objects; else a score that says so
+LIKELY, FOR_AP = 0.5, 0.2  # the score of what likely is an object; score thresholds up to here are not a user's
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
