@@ -97,33 +97,32 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", {})
 
     def build_hooks(self):
-        hooks = super().build_hooks()
+        cfg, hooks, is_main = self.cfg, super().build_hooks(), comm.is_main_process()
         if self.averaging:
-            if self.cfg.TEST.PRECISE_BN.ENABLED:
+            if cfg.TEST.PRECISE_BN.ENABLED:
                 raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
             hooks.insert(0, self.averaging)
-        if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-            hooks.insert(-1, ExamplePicture(self.cfg, self.cfg.VIS_PERIOD))  # before the writers
+        if cfg.VIS_PERIOD > 0 and is_main:
+            hooks.insert(-1, ExamplePicture(cfg, cfg.VIS_PERIOD))  # before the writers
         hooks = [LastCheckpoints(h.checkpointer, h.period) if type(h) is PeriodicCheckpointer else h for h in hooks]
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[evaluation] = EvalHook(0, self._evaluate)
         self._validation: Validation | None = None
-        if self.cfg.TEST.AUG.ENABLED:
+        if cfg.TEST.AUG.ENABLED:
             hooks.insert(evaluation + 1, EvalHook(0, self._evaluate_with_tta))
-        if self.cfg.TEST.TUNE_THRESHOLDS:
-            hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
-        period = validation_period(self.cfg)
-        if period and self.cfg.DATASETS.TEST:
-            part = self.cfg.clone()
+        if cfg.TEST.TUNE_THRESHOLDS:
+            hooks.insert(evaluation, TuneThresholds(cfg))  # so that the final evaluation uses them
+        if (period := validation_period(cfg)) and cfg.DATASETS.TEST:
+            part = cfg.clone()
             part.defrost()
-            part.DATASETS.TEST = validation_data(self.cfg)
-            validation = Validation(period, functools.partial(self._test, part), self.cfg.TEST.EARLY_STOPPING)
+            part.DATASETS.TEST = validation_data(cfg)
+            validation = Validation(period, functools.partial(self._test, part), cfg.TEST.EARLY_STOPPING)
             hooks.insert(evaluation, validation)
-            if part.DATASETS.TEST == self.cfg.DATASETS.TEST and not self.cfg.TEST.TUNE_THRESHOLDS:
+            if part.DATASETS.TEST == cfg.DATASETS.TEST and not cfg.TEST.TUNE_THRESHOLDS:
                 self._validation = validation  # whose last results are those of the final evaluation
-            if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-                hooks.insert(evaluation, ExamplePicture(self.cfg, period, validation=True))
-        if comm.is_main_process():
+            if cfg.VIS_PERIOD > 0 and is_main:
+                hooks.insert(evaluation, ExamplePicture(cfg, period, validation=True))
+        if is_main:
             hooks.insert(-1, SlowSteps())
         return hooks
 

@@ -56,7 +56,7 @@ class TiledInference(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
-        with self._caps(1.0):
+        with self._caps():
             outputs = iter(self.model(whole) if whole else ())
         return [
             self.predict(x["image"].permute(1, 2, 0).numpy(), scale=x["scale"]) if "scale" in x else next(outputs)
@@ -77,7 +77,7 @@ class TiledInference(nn.Module):
             return {"instances": self._tiled(image, size, scale)}
         pixels = _read(image, 0, size[0], 0, size[1])
         resize = ScaleBy(scale) if scale else resize_for_test(self.cfg)
-        with self._caps(self._area_ratio(size) if scale else 1.0):
+        with self._caps(size if scale else None):
             return self._run(resize.get_transform(pixels).apply_image(pixels), size, intermediate=label_map)
 
     def tile_size(self, scale: float) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class TiledInference(nn.Module):
         # whole tiles all have one size for the network, whatever the rounding
         network = [tile if own == side else other for own, other in zip(shape, scaled_size(shape, scale), strict=True)]
         resize, found = T.ResizeTransform(*shape, *network), []
-        with self._caps(self._area_ratio(shape)):
+        with self._caps(shape):
             for y, x in itertools.product(*starts):
                 pixels = resize.apply_image(_read(image, y, y + height, x, x + width))
                 own = self._run(pixels, shape)["instances"]
@@ -117,21 +117,17 @@ class TiledInference(nn.Module):
             instances.pred_masks = CroppedMasks.from_masks(instances.pred_masks)
         return output | {"instances": instances}
 
-    def _area_ratio(self, size: tuple[int, int]) -> float:
-        """How much larger than the training's images the pixels are that the network sees at once; at least 1."""
-        known = self.statistics
-        typical = known.heights[1] * known.widths[1] if known else 0
-        return max(1.0, size[0] * size[1] / typical) if typical else 1.0
-
     @contextlib.contextmanager
-    def _caps(self, ratio: float) -> Iterator[None]:
+    def _caps(self, size: tuple[int, int] | None = None) -> Iterator[None]:
         """``TEST.DETECTIONS_PER_IMAGE`` and ``MEAN_SHIFT.MAX_PROPOSALS`` not below what the training's images suggest:
-        twice the number that 95 % of them stay below, at least the largest, times the ratio of the areas."""
+        twice the number that 95 % of them stay below, at least the largest, as often as their area is in `size`."""
         heads, grouping = self.model.roi_heads, self.model.proposal_generator.grouping
-        before = heads.max_detections, grouping["max_proposals"]
-        _, most, largest = self.statistics.objects_per_image if self.statistics else (0, 0, 0)
-        expected = math.ceil(max(2 * most, largest) * ratio)
-        heads.max_detections, grouping["max_proposals"] = (max(cap, expected) for cap in before)
+        before, expected = (heads.max_detections, grouping["max_proposals"]), 0.0
+        if known := self.statistics:
+            _, most, largest = known.objects_per_image
+            typical = known.heights[1] * known.widths[1]
+            expected = max(2 * most, largest) * (max(1, size[0] * size[1] / typical) if size and typical else 1)
+        heads.max_detections, grouping["max_proposals"] = (max(cap, math.ceil(expected)) for cap in before)
         try:
             yield
         finally:

@@ -131,11 +131,10 @@ def test_caps_follow_the_data_and_the_area_and_are_put_back(tiny_cfg, network):
     heads, grouping = network.roi_heads, network.proposal_generator.grouping
     heads.max_detections, grouping["max_proposals"] = 20, 100
     tiled = TiledInference(tiny_cfg, network, STATISTICS)
-    for ratio, caps in ((1.0, (40, 100)), (4.0, (160, 160))):
-        with tiled._caps(ratio):
+    for size, caps in ((None, (40, 100)), ((10, 10), (40, 100)), ((128, 128), (160, 160))):
+        with tiled._caps(size):
             assert (heads.max_detections, grouping["max_proposals"]) == caps
     assert (heads.max_detections, grouping["max_proposals"]) == (20, 100)
-    assert tiled._area_ratio((128, 128)) == 4 and tiled._area_ratio((10, 10)) == 1
 
 
 def test_evaluation_reads_large_images_in_tiles(tiny_cfg, tiny_coco, monkeypatch):
