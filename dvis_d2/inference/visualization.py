@@ -103,9 +103,9 @@ def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str]
     for (x0, y0, x1, y1), caption, color in zip(masks.boxes.tolist(), captions, colors.astype(int), strict=False):
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=tuple(color))
         *_, width, height = pen.textbbox((0, 0), caption, font)
-        y = max(y0 - height, 0)
-        pen.rectangle((x0, y, x0 + width, y + height), fill=(0, 0, 0))
-        pen.text((x0, y), caption, tuple(color), font)
+        top = max(y0 - height, 0)
+        pen.rectangle((x0, top, x0 + width, top + height), fill=(0, 0, 0))
+        pen.text((x0, top), caption, tuple(color), font)
     return np.asarray(picture)
 
 

@@ -66,7 +66,7 @@ class SourceWriter:
         if "png" in wanted:
             if labels.dtype != np.uint16:
                 raise ValueError(f"{len(result)} objects in {source.path} are too many for --save png: save labels")
-            cv2.imwrite(self._path("png", f"{end}.png"), labels)
+            Image.fromarray(labels).save(self._path("png", f"{end}.png"), compress_level=1)
         if "geojson" in wanted:
             Path(self._path("geojson", f"{end}.geojson")).write_text(json.dumps(result.to_geojson()), encoding="utf-8")
         if "masks" in wanted:

@@ -214,8 +214,7 @@ class DVISROIHeads(ROIHeads):
                 max_detections=self.max_detections,
                 nms=self.nms,
             )
-            wanted = min(LIKELY, self.score_threshold) if self.score_threshold > FOR_AP else LIKELY
-            if len(rows) == self.max_detections and (scores >= wanted).all():
+            if len(rows) == self.max_detections and (self.score_threshold > FOR_AP or (scores >= LIKELY).all()):
                 log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])
