@@ -1,5 +1,6 @@
 """Waits of one process of a distributed program for the others: each has a limit, and names who did not come."""
 
+import functools
 import os
 import re
 import sys
@@ -11,7 +12,6 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 ALONE = timedelta(hours=3)  # for what one process does while the others wait
-_group: Any = None
 
 
 def time_limit() -> timedelta:
@@ -32,7 +32,10 @@ def wait_for_all(what: str, limit: timedelta | None = None) -> None:
         late = found[1].strip(" ,") if found else "0"
         if not found and not is_timeout(error):
             raise
-        _end(f"rank {late} of {comm.get_world_size()} did not answer within {limit} (waited for: {what})")
+        what = f"rank {late} of {comm.get_world_size()} did not answer within {limit} (waited for: {what})"
+        cure = "look at that process and its machine (stopped? a hung disk?), end it, and start again with --resume"
+        print(f"Error: {what}\nTo do: {cure}; DVIS_TIMEOUT sets the seconds", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def guarded(main: Callable, *args: Any) -> Any:
@@ -55,14 +58,6 @@ def is_timeout(error: BaseException) -> bool:
     return re.search(r"time[d ]*out", str(error), re.IGNORECASE) is not None
 
 
+@functools.cache
 def _barrier_group() -> Any:
-    global _group
-    if _group is None:
-        _group = dist.new_group(backend="gloo", timeout=time_limit())
-    return _group
-
-
-def _end(what: str) -> None:
-    advice = "look at that process and its machine (stopped? a hung disk?), end it, and start again with --resume"
-    print(f"Error: {what}\nTo do: {advice}; DVIS_TIMEOUT sets the seconds", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    return dist.new_group(backend="gloo", timeout=time_limit())

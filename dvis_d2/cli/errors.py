@@ -12,18 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from .. import engine
-from ..config import add_dvis_config
+from ..config import add_dvis_config, flat
 from ..data import DatasetError
 from ..data.mask_folders import FormatError
 
 # who raises a KeyError, ValueError or AssertionError in order to tell the user something
 _SPEAKERS = ("dvis_d2.", "yacs.", "fvcore.", "detectron2.config.", "detectron2.data.")
-
-
 # an error of a data loader's worker: the file of its last frame, and what it says
 _IN_WORKER = re.compile(
     r'Caught \w+ in DataLoader worker.*File "([^"]+)", line \d+[^\n]*\n(?:  [^\n]*\n)*[\w.]+: (.*)', re.S
@@ -108,7 +106,8 @@ def _advice(error: BaseException) -> str:
     if unknown:
         cfg = get_cfg()
         add_dvis_config(cfg)
-        similar = difflib.get_close_matches(unknown[1].strip("'"), _keys(cfg), n=3)
+        keys = [key for key, _ in flat(cfg)]
+        similar = difflib.get_close_matches(unknown[1].strip("'"), keys, n=3)
         question = f"did you mean {' or '.join(similar)}? " if similar else ""
         return f"{question}all keys stand in dvis_d2/config.py and detectron2/config/defaults.py"
     if isinstance(error, DatasetError):
@@ -118,8 +117,3 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"correct the file or its path; a path that does not start with / is below {os.getcwd()}"
     return "correct this in the command or in the config file (--debug shows where it was noticed)"
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    nested = [_keys(v, f"{prefix}{k}.") if isinstance(v, CfgNode) else [prefix + k] for k, v in node.items()]
-    return [key for part in nested for key in part]

@@ -1,5 +1,6 @@
 """`dvis predict`: what a network finds in files, folders, videos and cameras, in the forms that are asked for."""
 
+import contextlib
 import functools
 import json
 import os
@@ -109,15 +110,11 @@ def predict_sources(
         for source in todo:
             try:
                 with SourceWriter(output, source, formats) as writer:
-                    try:
+                    with contextlib.suppress(*[KeyboardInterrupt] * (source.camera is not None)):
                         for frame in source.frames(model.cfg.INPUT.NORMALIZE):
                             bar.total += max(frame.total - 1, 0) if writer.images == 0 else 0
-                            result = model.detect(frame.image, frame.pixels, **options)
-                            writer.add(frame, result, panel)
+                            writer.add(frame, model.detect(frame.image, frame.pixels, **options), panel)
                             bar.update()
-                    except KeyboardInterrupt:
-                        if source.camera is None:
-                            raise
             except (Unreadable, torch.OutOfMemoryError) as error:
                 failed.append(source.path)
                 bar.write(f"left out: {error}", file=sys.stderr)
@@ -127,9 +124,12 @@ def predict_sources(
             else:
                 images, objects = images + writer.images, objects + writer.objects
     write_tables(output, sources, formats, categories)
-    done = len(sources) - len(todo)
-    before, left_out = f"; {done} inputs were complete", f"; {len(failed)} of {len(sources)} inputs could not be read"
-    click.echo(f"{output}: {objects} objects in {images} images{before * bool(done)}{left_out * bool(failed)}")
+    summary = [f"{output}: {objects} objects in {images} images"]
+    if done := len(sources) - len(todo):
+        summary.append(f"{done} inputs were complete")
+    if failed:
+        summary.append(f"{len(failed)} of {len(sources)} inputs could not be read")
+    click.echo("; ".join(summary))
     return failed
 
 

@@ -5,11 +5,11 @@ import logging
 import os
 import shlex
 import shutil
-import statistics
 import sys
 import time
 import warnings
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -27,8 +27,7 @@ logger = logging.getLogger(__name__)
 
 class _Brief(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+        return f"{record.levelname}: " * (record.levelno >= logging.WARNING) + record.getMessage()
 
 
 @functools.lru_cache
@@ -64,8 +63,7 @@ def setup_training(cfg: CfgNode, command_line: object, quiet: bool = False) -> N
     logger.debug("Command line: %s", command_line)
     logger.debug("Config:\n%s", cfg.dump())
     if comm.is_main_process():
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
-            file.write(cfg.dump())
+        Path(cfg.OUTPUT_DIR, "config.yaml").write_text(cfg.dump(), encoding="utf-8")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
@@ -79,8 +77,7 @@ def data_name(dataset_name: str) -> str:
 def resume_command() -> str:
     """The command that goes on with what this process was started for."""
     program, *args = sys.argv
-    name = os.path.splitext(os.path.basename(program))[0]
-    words = {"__main__": ["python", "-m", "dvis_d2"], "dvis": ["dvis"]}.get(name)
+    words = {"__main__": ["python", "-m", "dvis_d2"], "dvis": ["dvis"]}.get(Path(program).stem)
     if "--resume" not in args:
         args.insert(args.index("train") + 1 if words else 0, "--resume")
     return shlex.join((words or ["python", program]) + args)
@@ -100,24 +97,23 @@ class Progress(HookBase):
         if (now := time.monotonic()) < self.due and done < total:
             return
         self.due = now + (0.5 if self.in_place else 30)
-        latest = self.trainer.storage.latest()
+        known = self.trainer.storage.histories()
         parts = [f"{done}/{total} iterations", f"{100 * done // total} %"]
-        if "time" in latest:
-            seconds = self.trainer.storage.history("time").median(200)
+        if "time" in known:
+            seconds = known["time"].median(200)
             parts += [f"ETA {timedelta(seconds=round(seconds * (total - done)))}", f"{seconds:.2f} s/iteration"]
-        if "total_loss" in latest:
-            parts.append(f"loss {self.trainer.storage.history('total_loss').median(20):.3f}")
-        if "validation/AP" in latest:
-            aps = [value for value, _ in self.trainer.storage.history("validation/AP").values()]
+        if "total_loss" in known:
+            parts.append(f"loss {known['total_loss'].median(20):.3f}")
+        if "validation/AP" in known:
+            aps = [value for value, _ in known["validation/AP"].values()]
             parts.append(f"validation AP {aps[-1]:.1f} (best {max(aps):.1f})")
         text = "  ".join(parts)
         if self.in_place:
             width = shutil.get_terminal_size().columns - 1
-            # whatever is printed next begins at the left, over this line
-            print(text[:width].ljust(width), end="\r" if done < total else "\n", file=self.stream, flush=True)
-            self.open = done < total
-        else:
-            print(text, file=self.stream, flush=True)
+            text = text[:width].ljust(width)
+        # on a terminal, whatever is printed next begins at the left, over this line
+        self.open = self.in_place and done < total
+        print(text, end="\r" if self.open else "\n", file=self.stream, flush=True)
 
     def after_train(self) -> None:
         if self.open:
@@ -131,16 +127,15 @@ class SlowSteps(HookBase):
         self.window, self.best, self.told = window, float("inf"), False
 
     def after_step(self) -> None:
-        times = self.trainer.storage.histories().get("time")
-        if self.told or not times or (self.trainer.iter + 1) % self.window:
+        known = self.trainer.storage.histories()
+        if self.told or "time" not in known or (self.trainer.iter + 1) % self.window:
             return
-        seconds = times.median(self.window)
+        seconds = known["time"].median(self.window)
         self.best = min(self.best, seconds)
-        if seconds <= SLOWDOWN * self.best:
+        self.told = seconds > SLOWDOWN * self.best
+        if not self.told:
             return
-        self.told = True
-        reading = statistics.median(v for v, _ in self.trainer.storage.history("data_time").values()[-self.window :])
-        if reading > seconds / 2:
+        if known["data_time"].median(self.window) > seconds / 2:
             why = "most of it waits for images: is the disk or the network slow? More DATALOADER.NUM_WORKERS may help"
         else:
             load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; " if hasattr(os, "getloadavg") else ""

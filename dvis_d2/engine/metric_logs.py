@@ -36,25 +36,23 @@ class CSVLog:
         self.columns: list[str] = []
 
     def __call__(self, values: Mapping[str, float], iteration: int) -> None:
+        rows: list[dict] = [{"iteration": iteration, **values}] if values.keys() & set(self.columns) else []
+        mode = "a" if self.columns else "w"
         if not self.columns:
-            self._begin()
-        if values.keys() & set(self.columns):
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                self._writer(file).writerow({"iteration": iteration, **values})
+            rows = [*self._kept_rows(), {"iteration": iteration, **values}]
+            names = {"validation/AP", *get_event_storage().latest()}.union(*rows[:1])
+            self.columns = ["iteration", *sorted(names - {"iteration"})]
+        with open(self.path, mode, newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
+            if mode == "w":
+                table.writeheader()
+            table.writerows(rows)
 
-    def _begin(self) -> None:
-        kept: list[dict] = []
-        names = {"validation/AP", *get_event_storage().latest()}
-        if self.start_iter() and os.path.isfile(self.path):
-            with open(self.path, newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["iteration"] or 0) < self.start_iter()]
-        self.columns = ["iteration", *sorted(names.union(*kept[:1]) - {"iteration"})]
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            self._writer(file).writeheader()
-            self._writer(file).writerows(kept)
-
-    def _writer(self, file: Any) -> csv.DictWriter:
-        return csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
+    def _kept_rows(self) -> list[dict]:
+        if not self.start_iter() or not os.path.isfile(self.path):
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["iteration"] or 0) < self.start_iter()]
 
 
 def service_logs(config: Mapping) -> list[Log]:

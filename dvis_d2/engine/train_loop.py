@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from ..data import DVISDatasetMapper
 from ..inference.visualization import draw_panel
 from ..processes import wait_for_all
 
@@ -26,25 +26,14 @@ class TrainingStep(SimpleTrainer):
 
     The parts run one after another and their gradients are averaged before the one update. Part j of k in process r of
     p has the images and the random draws of process r + p j of p k: parts and processes are interchangeable.
+
+    `device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
+    generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: DataLoader,
-        optimizer: torch.optim.Optimizer,
-        *,
-        device_type: str,
-        dtype: torch.dtype = torch.float32,
-        num_parts: int = 1,
-        seed: int = -1,
-    ):
-        """`device_type` is "cuda" or "cpu", `dtype` that of the forward pass, `num_parts` a divisor of the batch. All
-        generators are seeded anew for every part, so that a resumed run draws the same; not if `seed` is negative."""
-        super().__init__(model, data_loader, optimizer)
-        self.dtype = dtype
-        self.num_parts = num_parts
-        self.seed = seed
+    def __init__(self, *args: Any, device_type: str, dtype=torch.float32, num_parts: int = 1, seed: int = -1):
+        super().__init__(*args)
+        self.dtype, self.num_parts, self.seed = dtype, num_parts, seed
         self.autocast = torch.autocast(device_type, dtype, enabled=dtype != torch.float32)
         # bfloat16 has float32's range, so it needs no loss scaling
         self.grad_scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
@@ -102,9 +91,7 @@ class TrainingStep(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def build_step(
-    cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
-) -> TrainingStep:
+def build_step(cfg: CfgNode, model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> TrainingStep:
     """The step that ``SOLVER.AMP.ENABLED``, ``SOLVER.ACCUMULATE_STEPS``, ``SEED`` and ``MODEL.DEVICE`` ask for;
     ValueError if the batch cannot be divided among processes and parts."""
     images, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
@@ -115,7 +102,7 @@ def build_step(
         )
     device = torch.device(cfg.MODEL.DEVICE).type
     dtype = autocast_dtype(device) if cfg.SOLVER.AMP.ENABLED else torch.float32
-    return TrainingStep(model, data_loader, optimizer, device_type=device, dtype=dtype, num_parts=parts, seed=cfg.SEED)
+    return TrainingStep(model, loader, optimizer, device_type=device, dtype=dtype, num_parts=parts, seed=cfg.SEED)
 
 
 def autocast_dtype(device_type: str) -> torch.dtype:
@@ -129,14 +116,11 @@ def autocast_dtype(device_type: str) -> torch.dtype:
 
 
 class AverageWeights(HookBase):
-    """Keeps an exponential moving average of a model's weights and of its normalization statistics.
-
-    The first update copies the model, later ones make decay * average + (1 - decay) * model. A trainer's checkpoints
-    hold the average as their model; the hook's own state is the number of updates.
-    """
+    """Keeps an exponential moving average of a model's weights and of its normalization statistics: the first update
+    copies the model, which is without DistributedDataParallel around it, later ones make decay * average + (1 - decay)
+    * model. A trainer's checkpoints hold the average as their model; the hook's own state is the number of updates."""
 
     def __init__(self, model: nn.Module, decay: float):
-        """`model` is in training, without DistributedDataParallel around it; `decay` in (0, 1), an iteration."""
         if not 0 < decay < 1:
             raise ValueError(f"SOLVER.EMA_DECAY is {decay}: give 0 for none, or a decay between 0 and 1, say 0.999")
         self.model = model
@@ -157,25 +141,26 @@ class AverageWeights(HookBase):
         self.averaged.n_averaged.fill_(state_dict["num_updates"])
 
 
-class TrainingPicture(HookBase):
-    """Every ``VIS_PERIOD`` steps, the panel of the first training image, as it was augmented, for TensorBoard."""
+class ExamplePicture(HookBase):
+    """Every `period` steps, for TensorBoard, the panel of the first training image, as it was augmented, or, with
+    `validation`, of the first validation image; the model stays as it is."""
 
-    def __init__(self, cfg: CfgNode):
-        self.period = cfg.VIS_PERIOD
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        self.input_format = cfg.INPUT.FORMAT
+    def __init__(self, cfg: CfgNode, period: int, *, validation: bool = False):
+        self.period, self.input_format, self.record = period, cfg.INPUT.FORMAT, None
+        self.name = "validation example" if validation else "training example"
+        dataset = (cfg.DATASETS.TEST if validation else cfg.DATASETS.TRAIN)[0]
+        self.metadata = MetadataCatalog.get(dataset)
+        if validation:
+            options = DVISDatasetMapper.from_config(cfg, is_train=False) | {"is_train": True}  # with the ground truth
+            self.record = DVISDatasetMapper(**options)(DatasetCatalog.get(dataset)[0])
 
     def after_step(self):
         if (self.trainer.iter + 1) % self.period:
             return
-        record, model = self.trainer._trainer.last_batch[0], self.trainer.unwrapped_model
-        put_panel("training example", model, record, self.metadata, self.input_format)
-
-
-def put_panel(name: str, model: Any, record: dict, metadata: Metadata, input_format: str) -> None:
-    """Into the event storage, the panel of a mapped image with its ground truth; the model stays as it is."""
-    with inference_context(model):
-        output = model.inference([{"image": record["image"]}], intermediate=True)[0]
-    image = convert_image_to_rgb(record["image"].permute(1, 2, 0), input_format)
-    picture = draw_panel(image, output, metadata, ground_truth=record["instances"])
-    get_event_storage().put_image(name, torch.as_tensor(picture.transpose(2, 0, 1) / 255.0))
+        record = self.record or self.trainer._trainer.last_batch[0]
+        model = self.trainer.evaluated_model if self.record else self.trainer.unwrapped_model
+        with inference_context(model):
+            output = model.inference([{"image": record["image"]}], intermediate=True)[0]
+        image = convert_image_to_rgb(record["image"].permute(1, 2, 0), self.input_format)
+        picture = draw_panel(image, output, self.metadata, ground_truth=record["instances"])
+        self.trainer.storage.put_image(self.name, torch.as_tensor(picture.transpose(2, 0, 1) / 255.0))

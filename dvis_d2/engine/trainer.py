@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -29,15 +29,8 @@ from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds
 from .console import SlowSteps, data_name
 from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
-from .train_loop import AverageWeights, TrainingPicture, build_step
-from .validation_hook import (
-    EarlyStop,
-    LastCheckpoints,
-    Validation,
-    ValidationPicture,
-    validation_data,
-    validation_period,
-)
+from .train_loop import AverageWeights, ExamplePicture, build_step
+from .validation_hook import EarlyStop, LastCheckpoints, Validation, validation_data, validation_period
 
 PRETRAINED_LR = 0.1  # docs/results/index.md has what it gains
 logger = logging.getLogger(__name__)
@@ -76,8 +69,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         info = checkpoint_info(cfg, self.statistics.to_dict())
         self.checkpointer = DVISCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, info=info, **states)
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True):
@@ -96,46 +88,41 @@ class Trainer(DefaultTrainer):
     def train(self) -> dict:
         """Train to the end; the results of the last evaluation, as of ``test``."""
         cfg, period = self.cfg, validation_period(self.cfg)
-        names = ", ".join(map(data_name, cfg.DATASETS.TRAIN))
+        steps = f"{self.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images on {cfg.MODEL.DEVICE}"
         validation = f", validation every {period}" if period and cfg.DATASETS.TEST else ""
-        logger.info(
-            "Training on %s, %d iterations of %d images on %s%s",
-            *(names, self.max_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE, validation),
-        )
+        logger.info("Training on %s, %s%s", ", ".join(map(data_name, cfg.DATASETS.TRAIN)), steps, validation)
         logger.info("In %s: log.txt, metrics.csv, and more for `tensorboard --logdir %s`", *2 * (cfg.OUTPUT_DIR,))
         with contextlib.suppress(EarlyStop):
             super().train()
         return getattr(self, "_last_eval_results", {})
 
     def build_hooks(self):
-        hooks = super().build_hooks()
+        cfg, hooks, is_main = self.cfg, super().build_hooks(), comm.is_main_process()
         if self.averaging:
-            if self.cfg.TEST.PRECISE_BN.ENABLED:
+            if cfg.TEST.PRECISE_BN.ENABLED:
                 raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
             hooks.insert(0, self.averaging)
-        if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-            hooks.insert(-1, TrainingPicture(self.cfg))  # before the writers
+        if cfg.VIS_PERIOD > 0 and is_main:
+            hooks.insert(-1, ExamplePicture(cfg, cfg.VIS_PERIOD))  # before the writers
         hooks = [LastCheckpoints(h.checkpointer, h.period) if type(h) is PeriodicCheckpointer else h for h in hooks]
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[evaluation] = EvalHook(0, self._evaluate)
         self._validation: Validation | None = None
-        if self.cfg.TEST.AUG.ENABLED:
+        if cfg.TEST.AUG.ENABLED:
             hooks.insert(evaluation + 1, EvalHook(0, self._evaluate_with_tta))
-        if self.cfg.TEST.TUNE_THRESHOLDS:
-            hooks.insert(evaluation, TuneThresholds(self.cfg))  # so that the final evaluation uses them
-        period = validation_period(self.cfg)
-        if period and self.cfg.DATASETS.TEST:
-            part = self.cfg.clone()
+        if cfg.TEST.TUNE_THRESHOLDS:
+            hooks.insert(evaluation, TuneThresholds(cfg))  # so that the final evaluation uses them
+        if (period := validation_period(cfg)) and cfg.DATASETS.TEST:
+            part = cfg.clone()
             part.defrost()
-            part.DATASETS.TEST = validation_data(self.cfg)
-            validate = functools.partial(self._test, part)
-            validation = Validation(period, validate, self.cfg.TEST.EARLY_STOPPING)
+            part.DATASETS.TEST = validation_data(cfg)
+            validation = Validation(period, functools.partial(self._test, part), cfg.TEST.EARLY_STOPPING)
             hooks.insert(evaluation, validation)
-            if part.DATASETS.TEST == self.cfg.DATASETS.TEST and not self.cfg.TEST.TUNE_THRESHOLDS:
+            if part.DATASETS.TEST == cfg.DATASETS.TEST and not cfg.TEST.TUNE_THRESHOLDS:
                 self._validation = validation  # whose last results are those of the final evaluation
-            if self.cfg.VIS_PERIOD > 0 and comm.is_main_process():
-                hooks.insert(evaluation, ValidationPicture(self.cfg, period))
-        if comm.is_main_process():
+            if cfg.VIS_PERIOD > 0 and is_main:
+                hooks.insert(evaluation, ExamplePicture(cfg, period, validation=True))
+        if is_main:
             hooks.insert(-1, SlowSteps())
         return hooks
 
@@ -165,26 +152,15 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: list[DatasetEvaluator] | None = None,
-        *,
-        statistics: DataStatistics | dict | None = None,
-    ) -> dict:
+    def test(cls, cfg, model, evaluators=None, *, statistics: DataStatistics | dict | None = None) -> dict:
         """As Detectron2's; a DVIS reads images of other sizes than its training's at the training's scale, by the
         `statistics` of its data, large ones in tiles: :class:`TiledInference`."""
         if not isinstance(model, DVIS):
             return super().test(cfg, model, evaluators)
         network = TiledInference(cfg, model, statistics)
-
-        class TiledTest(cls):  # type: ignore[misc, valid-type]
-            @classmethod
-            def build_test_loader(cls, cfg, dataset_name):
-                return super().build_test_loader(cfg, dataset_name, network.scale_of)
-
-        return DefaultTrainer.test.__func__(TiledTest, cfg, network, evaluators)
+        build_test_loader = functools.partial(cls.build_test_loader, scale_of=network.scale_of)
+        builders = SimpleNamespace(build_test_loader=build_test_loader, build_evaluator=cls.build_evaluator)
+        return DefaultTrainer.test.__func__(builders, cfg, network, evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:

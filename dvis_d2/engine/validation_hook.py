@@ -7,23 +7,20 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.utils import comm
 
-from ..data import DVISDatasetMapper
 from ..data.coco_file import read_json
 from ..data.custom import VAL_NAME, register_coco_json
-from .train_loop import put_panel
 
-TIMES = 10  # validations of own data in a training
-SHORTEST = 20  # iterations between them, which is how often Detectron2 writes its logs
-SHARE = 0.1  # of the training's images that they may take together
-LEAST = 16  # images
+TIMES, SHORTEST = 10, 20  # validations of own data in a training; iterations between them, as between Detectron2's logs
+SHARE, LEAST = 0.1, 16  # of the training's images that they may take together; images
 logger = logging.getLogger(__name__)
 
 
@@ -51,34 +48,26 @@ def validation_data(cfg: CfgNode) -> tuple[str, ...]:
     if cfg.TEST.EVAL_PERIOD or cfg.DATASETS.TEST != (VAL_NAME,):
         return cfg.DATASETS.TEST
     count = max(LEAST, int(SHARE * validation_period(cfg) * cfg.SOLVER.IMS_PER_BATCH))
-    metadata = MetadataCatalog.get(VAL_NAME)
-    content = read_json(metadata.json_file)
+    content = read_json((metadata := MetadataCatalog.get(VAL_NAME)).json_file)
     if len(content["images"]) <= count:
         return cfg.DATASETS.TEST
-    content["images"] = [content["images"][i] for i in evenly(len(content["images"]), count)]
+    evenly = np.unique(np.linspace(0, len(content["images"]) - 1, count).round().astype(int))
+    content["images"] = [content["images"][i] for i in evenly]
     chosen = {image["id"] for image in content["images"]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
-    path = os.path.join(cfg.OUTPUT_DIR, "inference", "validation_images.json")
+    path = Path(cfg.OUTPUT_DIR, "inference", "validation_images.json")
     if comm.is_main_process():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
     comm.synchronize()
-    register_coco_json(f"{VAL_NAME}_part", path, metadata.image_root)
+    register_coco_json(f"{VAL_NAME}_part", str(path), metadata.image_root)
     return (f"{VAL_NAME}_part",)
-
-
-def evenly(total: int, count: int) -> list[int]:
-    return np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
 
 
 class Validation(HookBase):
     """Every `period` steps and after the last: calls `evaluate`, logs "validation/AP" (:func:`main_metric`), stores
     the best model as ``model_best.pth``, and ends the training after `patience` values that are not better (0: never).
-
-    A checkpoint of the same step is written before. Whoever resumes from it validates first, so that nothing differs
-    from a training that was not stopped.
-    """
+    The checkpoint of the same step is written before, so who resumes from it validates first."""
 
     def __init__(self, period: int, evaluate: Callable[[], Mapping], patience: int = 0):
         self.period, self.evaluate, self.patience = period, evaluate, patience
@@ -113,11 +102,9 @@ class Validation(HookBase):
         if done <= self.state["done"]:
             return
         self.results = results = self.evaluate()
-        ap = comm.all_gather(main_metric(results))[0]
-        ap = 0.0 if math.isnan(ap) else ap  # nothing was found
-        better = ap > self.state["best"]
+        ap = np.nan_to_num(comm.all_gather(main_metric(results))[0]).item()  # NaN: nothing was found
         self.state["done"] = done
-        if better:
+        if better := ap > self.state["best"]:
             self.state |= {"best": ap, "best_done": done, "worse": 0}
         elif self.state["best"] > 0:  # until there is something to find, nothing is worse
             self.state["worse"] += 1
@@ -139,22 +126,6 @@ class Validation(HookBase):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.state = dict(state_dict)
-
-
-class ValidationPicture(HookBase):
-    """After every validation, the panel of the first validation image, for TensorBoard."""
-
-    def __init__(self, cfg: CfgNode, period: int):
-        self.period, self.name, self.input_format = period, cfg.DATASETS.TEST[0], cfg.INPUT.FORMAT
-        self.mapper = DVISDatasetMapper(**DVISDatasetMapper.from_config(cfg, is_train=False) | {"is_train": True})
-
-    def before_train(self) -> None:
-        self.record = self.mapper(DatasetCatalog.get(self.name)[0])
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0:
-            model, metadata = self.trainer.evaluated_model, MetadataCatalog.get(self.name)
-            put_panel("validation example", model, self.record, metadata, self.input_format)
 
 
 class LastCheckpoints(PeriodicCheckpointer):

@@ -96,10 +96,10 @@ class Result:
         found = zip(self.masks.crops, self.masks.boxes.tolist(), self.names, self._rounded_scores(), strict=True)
         for label, (crop, (x0, y0, x1, y1), name, score) in enumerate(found, start=1):
             y, x = np.nonzero(crop)
-            center, diameter = (x.mean() + x0 + 0.5, y.mean() + y0 + 0.5), 2 * (len(x) / np.pi) ** 0.5
-            held, window = self.pixels, (y0, y1, x0, x1)
-            mean = (held[y0:y1, x0:x1] if isinstance(held, np.ndarray) else held.stored(*window))[y, x].mean()
-            center_x, center_y, diameter, mean = (round(float(n), 3) for n in (*center, diameter, mean))
+            held = self.pixels
+            pixels = held[y0:y1, x0:x1] if isinstance(held, np.ndarray) else held.stored(y0, y1, x0, x1)
+            figures = x.mean() + x0 + 0.5, y.mean() + y0 + 0.5, 2 * (len(x) / np.pi) ** 0.5, pixels[y, x].mean()
+            center_x, center_y, diameter, mean = (round(float(n), 3) for n in figures)
             row = [label, name, score, len(x), center_x, center_y, x0, y0, x1, y1, diameter, mean]
             rows.append(dict(zip(MEASUREMENTS, row, strict=True)))
         return rows

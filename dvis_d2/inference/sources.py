@@ -82,12 +82,10 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | 
     Image.init()
     endings = {ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN} | VIDEOS
     for given in map(os.path.expanduser, inputs):
+        pattern = f"{glob.escape(given)}/*" if os.path.isdir(given) else given
+        found = [given] if os.path.isfile(given) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
         if os.path.isdir(given):
-            found = [p for p in sorted(glob.glob(f"{glob.escape(given)}/*")) if Path(p).suffix.lower() in endings]
-        else:
-            found = (
-                [given] if os.path.isfile(given) else sorted(filter(os.path.isfile, glob.glob(given, recursive=True)))
-            )
+            found = [path for path in found if Path(path).suffix.lower() in endings]
         if not found:
             raise FileNotFoundError(f"there is no image {given}, and no file matches it")
         for path in found:

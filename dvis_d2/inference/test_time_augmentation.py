@@ -64,7 +64,9 @@ def merge_views(
     leaders = match_detections(mask_iou(masks, masks), found.scores, found.pred_classes, source, iou_threshold)
 
     boxes = found.pred_boxes.tensor
-    found.mask_probs = _move_to_boxes(found.mask_probs, boxes, boxes[leaders])
+    probs, targets = found.mask_probs, boxes[leaders]
+    moved = resample(probs[:, None], boxes, targets, probs.shape[1:])[:, 0]
+    found.mask_probs = torch.where((boxes == targets).all(dim=1)[:, None, None], probs, moved)
     kept, group, counts = leaders.unique(return_inverse=True, return_counts=True)
     merged = found[kept]
     per_mask = counts[:, None, None]
@@ -108,33 +110,26 @@ def align_view(
         boxes.tensor[:, [0, 2]] = width - boxes.tensor[:, [2, 0]]
     boxes.scale(scale_x, scale_y)
 
-    # where the centers of the other grid's cells lie on this one, in [-1, 1] from edge to edge
     soft = view.soft_masks
-    y = (torch.arange(grid[0], device=soft.device) + 0.5) * stride / scale_y
-    x = (torch.arange(grid[1], device=soft.device) + 0.5) * stride / scale_x
-    if flipped:
-        x = width - x
-    y, x = y / stride * 2 / soft.shape[1] - 1, x / stride * 2 / soft.shape[2] - 1
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)[None]
+    end_x, end_y = grid[1] * stride / scale_x, grid[0] * stride / scale_y
+    ends = [width, 0, width - end_x, end_y] if flipped else [0, 0, end_x, end_y]
+    frame = boxes.tensor.new_tensor([[0, 0, soft.shape[2] * stride, soft.shape[1] * stride], ends])
     return Instances(
         size,
         pred_boxes=boxes,
         scores=view.scores,
         pred_classes=view.pred_classes,
-        soft_masks=F.grid_sample(soft[None], points, padding_mode="border", align_corners=False)[0],
+        soft_masks=resample(soft[None], frame[:1], frame[1:], grid, padding_mode="border")[0],
         mask_probs=view.mask_probs.flip(2) if flipped else view.mask_probs,
     )
 
 
-def _move_to_boxes(probs: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
-    """float (K, M, M): what probabilities inside `boxes` (K, 4) say inside `targets` (K, 4); 0 outside the former."""
-    size = probs.shape[-1]
-    centers = (torch.arange(size, device=probs.device) + 0.5) / size
-    points = []
-    for start, end in ((0, 2), (1, 3)):  # x, y
-        at = targets[:, start, None] + centers * (targets[:, end] - targets[:, start])[:, None]
-        points.append((at - boxes[:, start, None]) / (boxes[:, end] - boxes[:, start])[:, None] * 2 - 1)
-    x, y = points
-    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3)
-    moved = F.grid_sample(probs[:, None], grid, align_corners=False)[:, 0]
-    return torch.where((boxes == targets).all(dim=1)[:, None, None], probs, moved)
+def resample(maps: Tensor, boxes: Tensor, targets: Tensor, size: tuple[int, int], **options: str) -> Tensor:
+    """float (N, C, h, w), of `size`: what maps that fill `boxes`, (N, 4), say inside `targets`, (N, 4), whose ends may
+    be the wrong way round; 0 outside the former, or as ``F.grid_sample`` says."""
+    (low, high), (start, end) = boxes.split(2, dim=1), targets.split(2, dim=1)
+    zoom, shift = (end - start) / (high - low), (start + end - low - high) / (high - low)
+    y, x = (((2 * torch.arange(n, device=maps.device) + 1) / n - 1) for n in size)
+    x, y = x * zoom[:, :1] + shift[:, :1], y * zoom[:, 1:] + shift[:, 1:]  # in [-1, 1] from edge to edge
+    points = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
+    return F.grid_sample(maps, points, align_corners=False, **options)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import nn
 
 from ..data.cropped_masks import CroppedMasks
 from ..data.scaling import ScaleBy, inference_scale, resize_for_test, scaled_size
 from ..data.statistics import DataStatistics, resize_factor
 from ..modeling.meta_arch import DVIS
-from .seams import Detections, merge_tiles, tile_starts
+from .seams import merge_tiles, tile_starts
 
 CUT_MARGIN = 2  # network pixels: a mask that ends so near a tile's border is cut by it
 MIN_TILE = 256  # network pixels
@@ -33,13 +33,7 @@ class TiledInference(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        model: DVIS,
-        statistics: DataStatistics | dict | None = None,
-        *,
-        scale: float | None = None,
-        tile: int | None = None,
+        self, cfg: CfgNode, model: DVIS, statistics: DataStatistics | dict | None = None, *, scale=None, tile=None
     ):
         """`statistics`: of the training, from the checkpoint. `scale`: network pixels an image pixel of every image, by
         default that of :func:`..data.scaling.inference_scale`; `tile`: longest side of a tile, in network pixels, 0 =
@@ -53,9 +47,8 @@ class TiledInference(nn.Module):
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
         scale = self.scale or inference_scale(self.cfg, self.statistics, size)
-        if scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale):
-            return None
-        return scale
+        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale)
+        return None if same else scale
 
     def _is_large(self, size: tuple[int, int], scale: float) -> bool:
         tile, _ = self.tile_size(scale)
@@ -63,7 +56,7 @@ class TiledInference(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
-        with self._caps(1.0):
+        with self._caps():
             outputs = iter(self.model(whole) if whole else ())
         return [
             self.predict(x["image"].permute(1, 2, 0).numpy(), scale=x["scale"]) if "scale" in x else next(outputs)
@@ -84,7 +77,7 @@ class TiledInference(nn.Module):
             return {"instances": self._tiled(image, size, scale)}
         pixels = _read(image, 0, size[0], 0, size[1])
         resize = ScaleBy(scale) if scale else resize_for_test(self.cfg)
-        with self._caps(self._area_ratio(size) if scale else 1.0):
+        with self._caps(size if scale else None):
             return self._run(resize.get_transform(pixels).apply_image(pixels), size, intermediate=label_map)
 
     def tile_size(self, scale: float) -> tuple[int, int]:
@@ -106,17 +99,13 @@ class TiledInference(nn.Module):
         # whole tiles all have one size for the network, whatever the rounding
         network = [tile if own == side else other for own, other in zip(shape, scaled_size(shape, scale), strict=True)]
         resize, found = T.ResizeTransform(*shape, *network), []
-        with self._caps(self._area_ratio(shape)):
+        with self._caps(shape):
             for y, x in itertools.product(*starts):
                 pixels = resize.apply_image(_read(image, y, y + height, x, x + width))
-                instances = self._run(pixels, shape)["instances"]
-                masks = instances.pred_masks
-                masks = CroppedMasks(size, masks.boxes + np.array([x, y, x, y]), masks.crops)
-                found.append(Detections(masks, instances.scores.numpy(), instances.pred_classes.numpy()))
-        merged = merge_tiles(size, starts, shape, found, margin=max(1, round(CUT_MARGIN / scale)))
-        boxes = Boxes(torch.from_numpy(merged.masks.boxes))
-        scores, classes = torch.from_numpy(merged.scores), torch.from_numpy(merged.classes)
-        return Instances(size, pred_boxes=boxes, scores=scores, pred_classes=classes, pred_masks=merged.masks)
+                own = self._run(pixels, shape)["instances"]
+                masks = CroppedMasks(size, own.pred_masks.boxes + np.array([x, y, x, y]), own.pred_masks.crops)
+                found.append(Instances(size, scores=own.scores, pred_classes=own.pred_classes, pred_masks=masks))
+        return merge_tiles(starts, shape, found, margin=max(1, round(CUT_MARGIN / scale)))
 
     def _run(self, pixels: np.ndarray, size: tuple[int, int], intermediate: bool = False) -> dict[str, Any]:
         """What the model finds in its input, at an output size, on the CPU, masks inside their boxes."""
@@ -128,21 +117,17 @@ class TiledInference(nn.Module):
             instances.pred_masks = CroppedMasks.from_masks(instances.pred_masks)
         return output | {"instances": instances}
 
-    def _area_ratio(self, size: tuple[int, int]) -> float:
-        """How much larger than the training's images the pixels are that the network sees at once; at least 1."""
-        known = self.statistics
-        typical = known.heights[1] * known.widths[1] if known else 0
-        return max(1.0, size[0] * size[1] / typical) if typical else 1.0
-
     @contextlib.contextmanager
-    def _caps(self, ratio: float) -> Iterator[None]:
+    def _caps(self, size: tuple[int, int] | None = None) -> Iterator[None]:
         """``TEST.DETECTIONS_PER_IMAGE`` and ``MEAN_SHIFT.MAX_PROPOSALS`` not below what the training's images suggest:
-        twice the number that 95 % of them stay below, at least the largest, times the ratio of the areas."""
+        twice the number that 95 % of them stay below, at least the largest, as often as their area is in `size`."""
         heads, grouping = self.model.roi_heads, self.model.proposal_generator.grouping
-        before = heads.max_detections, grouping["max_proposals"]
-        _, most, largest = self.statistics.objects_per_image if self.statistics else (0, 0, 0)
-        expected = math.ceil(max(2 * most, largest) * ratio)
-        heads.max_detections, grouping["max_proposals"] = (max(cap, expected) for cap in before)
+        before, expected = (heads.max_detections, grouping["max_proposals"]), 0.0
+        if known := self.statistics:
+            _, most, largest = known.objects_per_image
+            typical = known.heights[1] * known.widths[1]
+            expected = max(2 * most, largest) * (max(1, size[0] * size[1] / typical) if size and typical else 1)
+        heads.max_detections, grouping["max_proposals"] = (max(cap, math.ceil(expected)) for cap in before)
         try:
             yield
         finally:

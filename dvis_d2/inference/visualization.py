@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.structures import BitMasks, Instances
-from detectron2.utils.visualizer import Visualizer, _create_text_labels
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data import DVISDatasetMapper
 from ..data.cropped_masks import CroppedMasks
@@ -69,40 +69,26 @@ def colorize_levels(levels: torch.Tensor) -> np.ndarray:
 
 def draw_proposals(image: np.ndarray, proposals: Instances) -> np.ndarray:
     """The proposals' masks, each in a color of its own, the best on top, over the darkened image."""
-    canvas = (image * 0.4).astype(np.uint8)
-    height, width = image.shape[:2]
-    colors = _distinct_colors(len(proposals))
-    masks = proposals.proposal_masks.cpu().numpy().astype(np.uint8)
-    for mask, color in zip(masks[::-1], colors[::-1], strict=True):
-        full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        canvas[full > 0] = (canvas[full > 0] * 0.7 + color * 0.3).astype(np.uint8)
-        contours, _ = cv2.findContours(full, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, color.tolist(), 1)
-    return canvas
+    masks = CroppedMasks.from_masks(proposals.proposal_masks)
+    return draw_overlay((image * 0.4).astype(np.uint8), _resized(masks, image.shape[:2]))
 
 
 def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata, scale: float = 1.0) -> np.ndarray:
-    """Detections (``pred_*``) or ground truth (``gt_*``) through Detectron2's :class:`Visualizer`, on the image
-    enlarged ``scale`` times; boxes and labels only where they are few."""
-    visualizer = Visualizer(image, metadata, scale=scale)
-    instances = instances.to("cpu")
+    """:func:`draw_overlay` of detections (``pred_*``) or ground truth (``gt_*``), on the image enlarged ``scale``
+    times."""
     detected = instances.has("pred_masks")
-    masks = instances.pred_masks if detected else instances.gt_masks.tensor
-    classes = instances.pred_classes if detected else instances.gt_classes
-    scores = instances.scores if detected else None
-    labels = _create_text_labels(classes.tolist(), scores, metadata.get("thing_classes", None))
-    colors = _distinct_colors(len(masks)) / 255
-    # as bitmaps: Visualizer.overlay_instances would fill the holes
-    for mask, color in zip(masks.numpy(), colors, strict=True):
-        visualizer.draw_binary_mask(mask, color=color, alpha=0.5)
-    if len(masks) > MAX_LABELS:
-        return visualizer.output.get_image()
-    boxes = BitMasks(masks).get_bounding_boxes()
-    return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=list(colors)).get_image()
+    masks = CroppedMasks.from_masks(instances.pred_masks if detected else instances.gt_masks.tensor)
+    classes, names = instances.pred_classes if detected else instances.gt_classes, metadata.get("thing_classes")
+    captions = [names[k] if names else str(k) for k in classes.tolist()]
+    if detected:
+        captions = [f"{name} {score:.2f}" for name, score in zip(captions, instances.scores.tolist(), strict=True)]
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return draw_overlay(canvas, _resized(masks, canvas.shape[:2]), captions)
 
 
-def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str]) -> np.ndarray:
-    """The masks over the image, each in a color of its own, the first on top; captions only where they are few."""
+def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str] = ()) -> np.ndarray:
+    """The masks over the image, each in a color of its own, the first on top; with `captions` also these and boxes, but
+    only where they are few."""
     canvas = np.ascontiguousarray(image).copy()
     colors = _distinct_colors(len(masks))
     for (x, y, x1, y1), crop, color in list(zip(masks.boxes.tolist(), masks.crops, colors, strict=True))[::-1]:
@@ -112,13 +98,26 @@ def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str]
         cv2.drawContours(canvas, contours, -1, color.tolist(), 1, offset=(x, y))
     if len(masks) > MAX_LABELS:
         return canvas
-    size = max(min(canvas.shape[:2]) / 900, 0.35)
-    for (x, y, *_), caption, color in zip(masks.boxes.tolist(), captions, colors, strict=True):
-        (width, height), below = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-        y = max(y, height + below)
-        cv2.rectangle(canvas, (x, y - height - below), (x + width, y), (0, 0, 0), cv2.FILLED)
-        cv2.putText(canvas, caption, (x, y - below), cv2.FONT_HERSHEY_SIMPLEX, size, color.tolist(), 1, cv2.LINE_AA)
-    return canvas
+    picture = Image.fromarray(canvas)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(min(canvas.shape[:2]) / 40, 11))
+    for (x0, y0, x1, y1), caption, color in zip(masks.boxes.tolist(), captions, colors.astype(int), strict=False):
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=tuple(color))
+        *_, width, height = pen.textbbox((0, 0), caption, font)
+        top = max(y0 - height, 0)
+        pen.rectangle((x0, top, x0 + width, top + height), fill=(0, 0, 0))
+        pen.text((x0, top), caption, tuple(color), font)
+    return np.asarray(picture)
+
+
+def _resized(masks: CroppedMasks, size: tuple[int, int]) -> CroppedMasks:
+    """The masks of an image that is resized to `size`: every pixel has what is at its center."""
+    ratio = np.divide(size, masks.image_size)[::-1]  # x, y
+    boxes, crops = np.ceil(masks.boxes * np.tile(ratio, 2) - 0.5).astype(int), []
+    for crop, old, new in zip(masks.crops, masks.boxes, boxes, strict=True):
+        at = [(np.arange(new[k], new[k + 2]) + 0.5) / ratio[k] - old[k] for k in (0, 1)]
+        x, y = (at[k].astype(int).clip(0, crop.shape[1 - k] - 1) for k in (0, 1))
+        crops.append(crop[np.ix_(y, x)])
+    return CroppedMasks(size, boxes, crops)
 
 
 def draw_panel(

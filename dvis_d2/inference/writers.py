@@ -4,6 +4,7 @@ What belongs to one input is written aside and moved into its place when it is w
 a record is complete, and an interrupted run can go on.
 """
 
+import codecs
 import csv
 import itertools
 import json
@@ -11,13 +12,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import cv2
 import numpy as np
 import tifffile
 from PIL import Image
 
+from ..safe_io import replacing
 from .result import MEASUREMENTS, Result
 from .sources import Frame, Source
 from .visualization import write_picture
@@ -52,7 +54,8 @@ class SourceWriter:
         """Write the next frame; `panel` draws it if need be. OSError where that fails; ValueError: too many objects."""
         self.images += 1
         self.objects += len(result)
-        source, wanted, single = self._source, self._formats, frame.total == 1 and not self._source.is_video
+        source, wanted = self._source, self._formats
+        single = frame.total == 1 and not source.is_video
         end = "" if single else f"_{self.images:06d}"
         record: dict[str, Any] = {"path": source.path, "frame": self.images, "size": result.masks.image_size}
         if "labels" in wanted or "png" in wanted:
@@ -63,7 +66,7 @@ class SourceWriter:
         if "png" in wanted:
             if labels.dtype != np.uint16:
                 raise ValueError(f"{len(result)} objects in {source.path} are too many for --save png: save labels")
-            cv2.imwrite(self._path("png", f"{end}.png"), labels)
+            Image.fromarray(labels).save(self._path("png", f"{end}.png"), compress_level=1)
         if "geojson" in wanted:
             Path(self._path("geojson", f"{end}.geojson")).write_text(json.dumps(result.to_geojson()), encoding="utf-8")
         if "masks" in wanted:
@@ -130,36 +133,35 @@ def write_tables(
     def records() -> Iterator[dict]:
         numbers = itertools.count(1)
         for source in sources:
-            if record_path(output, source).exists():
-                with open(record_path(output, source), encoding="utf-8") as lines:
+            if (path := record_path(output, source)).exists():
+                with open(path, encoding="utf-8") as lines:
                     for line, number in zip(lines, numbers, strict=False):
                         yield json.loads(line) | {"id": number if source.image_id is None else source.image_id}
 
-    def write(name: str, fill: Callable[[TextIO], object]) -> None:
-        with open(aside := Path(output, STATE, name), "w", encoding="utf-8", newline="") as file:
-            fill(file)
-        os.replace(aside, Path(output, name))
-
-    def fill_csv(file: TextIO) -> None:
-        table = csv.DictWriter(file, ("image", "frame", *MEASUREMENTS))
-        table.writeheader()
-        for record in records():
-            table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])
-
     if "csv" in formats:
-        write("measurements.csv", fill_csv)
+        with replacing(os.path.join(output, "measurements.csv")) as file:
+            table = csv.DictWriter(codecs.getwriter("utf-8")(file), ("image", "frame", *MEASUREMENTS))
+            table.writeheader()
+            for record in records():
+                table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])
+    tables: dict[str, Any] = {}
     if "results" in formats or "coco" in formats:
-        ids = [id_ for id_, _ in categories]
         rows = [
-            row | {"image_id": record["id"], "category_id": ids[row["category_id"] - 1]}
+            row | {"image_id": record["id"], "category_id": categories[row["category_id"] - 1][0]}
             for record in records()
             for row in record["objects"]
         ]
     if "results" in formats:
-        write("results.json", lambda file: json.dump(rows, file))
+        tables["results.json"] = rows
     if "coco" in formats:
-        data: dict[str, list] = {"categories": [{"id": id_, "name": name} for id_, name in categories]}
-        sizes = (({"height": r["size"][0], "width": r["size"][1]}, r) for r in records())
-        data["images"] = [{"id": r["id"], "file_name": r["file_name"]} | size for size, r in sizes]
-        data["annotations"] = [row | {"id": k, "iscrowd": 0} for k, row in enumerate(rows, start=1)]
-        write("dataset.json", lambda file: json.dump(data, file))
+        tables["dataset.json"] = {
+            "categories": [{"id": id_, "name": name} for id_, name in categories],
+            "images": [
+                {"id": r["id"], "file_name": r["file_name"], "height": r["size"][0], "width": r["size"][1]}
+                for r in records()
+            ],
+            "annotations": [row | {"id": k, "iscrowd": 0} for k, row in enumerate(rows, start=1)],
+        }
+    for name, content in tables.items():
+        with replacing(os.path.join(output, name)) as file:
+            file.write(json.dumps(content).encode())

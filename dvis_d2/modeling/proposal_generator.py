@@ -18,6 +18,7 @@ from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
 CAPPED = "{} = {} is reached: an image, or a tile of one, may hold more objects, which are lost. Raise it"
+WEAK_PROPOSAL = 0.25  # rank score below which proposals of the nuclei were duplicates of better ones
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -96,7 +97,8 @@ class MeanShiftProposer(nn.Module):
         valid = [(-(-height // self.stride), -(-width // self.stride)) for height, width in images.image_sizes]
         groupings = group_label_map(F.relu(label_map), valid=valid, **self.grouping)
         limit = self.grouping["max_proposals"]
-        if not self.training and any(len(found.masks) == limit for found in groupings):
+        full = (found.scores for found in groupings if len(found) == limit)
+        if not self.training and any((scores > WEAK_PROPOSAL).all() for scores in full):
             log_first_n(logging.WARNING, CAPPED.format("MODEL.MEAN_SHIFT.MAX_PROPOSALS", limit), key="caller")
         return groupings
 

@@ -21,6 +21,7 @@ from .options import check_range
 from .proposal_generator import CAPPED
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
+LIKELY, FOR_AP = 0.5, 0.2  # the score of what likely is an object; score thresholds up to here are not a user's
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
@@ -180,7 +181,7 @@ class DVISROIHeads(ROIHeads):
         detections, drawn = [], []
         for props in self.verify(features, proposals):
             rows, classes, scores = self.detect(props)
-            if len(rows) == self.max_detections:
+            if len(rows) == self.max_detections and (self.score_threshold > FOR_AP or (scores >= LIKELY).all()):
                 log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])

@@ -87,7 +87,7 @@ def test_a_run_without_average_can_go_on_with_one(cfg):
 def test_the_average_is_what_is_evaluated(cfg, monkeypatch):
     cfg.DATASETS.TEST = ("custom_val",)
     evaluated = []
-    monkeypatch.setattr(Trainer, "test", classmethod(lambda cls, cfg, model: evaluated.append(model) or {}))
+    monkeypatch.setattr(Trainer, "test", classmethod(lambda cls, cfg, model, **_: evaluated.append(model) or {}))
     trainer = run(cfg)
     assert evaluated == [trainer.evaluated_model] and evaluated[0] is not trainer.model
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 
 from dvis_d2.engine import Trainer
+from dvis_d2.engine.train_loop import ExamplePicture
 
 
 class StopAt(HookBase):
@@ -132,3 +134,13 @@ def test_training_picture_reaches_tensorboard(tiny_cfg):
     name, image, _ = pictures[0]
     assert image.shape[0] == 3 and image.shape[2] > 4 * image.shape[1] and 0 <= image.min() < image.max() <= 1
     assert trainer.model.training
+
+
+def test_validation_picture_shows_the_first_image_of_the_validation(tiny_cfg):
+    model, hook = Trainer.build_model(tiny_cfg), ExamplePicture(tiny_cfg, 2, validation=True)
+    with EventStorage() as storage:
+        for iteration in (0, 1):
+            hook.trainer = SimpleNamespace(iter=iteration, evaluated_model=model, storage=storage)
+            hook.after_step()
+    ((name, image, _),) = storage._vis_data
+    assert name == "validation example" and image.shape[2] > 4 * image.shape[1] and model.training

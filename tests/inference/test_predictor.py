@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 
+from dvis_d2.checkpoint import DVISCheckpointer
 from dvis_d2.inference import DVISPredictor
-from dvis_d2.inference.predictor import detection_metadata
 
 
 @pytest.mark.parametrize("input_format", ["BGR", "RGB"])
@@ -55,10 +56,11 @@ def test_channels_are_given_as_the_network_expects_them(untrained_cfg):
     assert seen["BGR"][0, :, 0, 0].argmax() == 0 and seen["RGB"][0, :, 0, 0].argmax() == 2
 
 
-def test_classes_that_are_not_told_apart_are_not_named(tiny_cfg):
-    tiny_cfg.DATASETS.TEST = ("shapes_val",)
-    assert detection_metadata(tiny_cfg) is MetadataCatalog.get("shapes_val")
-    tiny_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = True
-    assert detection_metadata(tiny_cfg).thing_classes == ["object"]
-    tiny_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC, tiny_cfg.DATASETS.TEST = False, ()
-    assert detection_metadata(tiny_cfg).thing_classes == ["green", "pink"]
+def test_classes_that_are_not_told_apart_are_not_named(untrained_cfg, tmp_path):
+    untrained_cfg.DATASETS.TEST = ("shapes_val",)
+    assert DVISPredictor(untrained_cfg).metadata.thing_classes == MetadataCatalog.get("shapes_val").thing_classes
+    untrained_cfg.DATASETS.TEST = ()
+    assert DVISPredictor(untrained_cfg).metadata.thing_classes == ["green", "pink"]
+    untrained_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = True
+    DVISCheckpointer(build_model(untrained_cfg), str(tmp_path)).save("model_final")
+    assert DVISPredictor(untrained_cfg).metadata.thing_classes == ["object"]

@@ -131,11 +131,10 @@ def test_caps_follow_the_data_and_the_area_and_are_put_back(tiny_cfg, network):
     heads, grouping = network.roi_heads, network.proposal_generator.grouping
     heads.max_detections, grouping["max_proposals"] = 20, 100
     tiled = TiledInference(tiny_cfg, network, STATISTICS)
-    for ratio, caps in ((1.0, (40, 100)), (4.0, (160, 160))):
-        with tiled._caps(ratio):
+    for size, caps in ((None, (40, 100)), ((10, 10), (40, 100)), ((128, 128), (160, 160))):
+        with tiled._caps(size):
             assert (heads.max_detections, grouping["max_proposals"]) == caps
     assert (heads.max_detections, grouping["max_proposals"]) == (20, 100)
-    assert tiled._area_ratio((128, 128)) == 4 and tiled._area_ratio((10, 10)) == 1
 
 
 def test_evaluation_reads_large_images_in_tiles(tiny_cfg, tiny_coco, monkeypatch):
@@ -156,16 +155,28 @@ def test_evaluation_reads_large_images_in_tiles(tiny_cfg, tiny_coco, monkeypatch
     assert model.training
 
 
-def test_a_cap_that_is_reached_is_one_warning_that_names_the_key(tiny_cfg, tiny_coco, caplog):
-    tiny_cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = tiny_cfg.TEST.DETECTIONS_PER_IMAGE = 1
-    tiny_cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+@pytest.mark.parametrize(
+    "threshold, iou_bias, label_scale, keys",
+    [
+        (0.0, 10.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),
+        (0.3, 0.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),  # a user's confidence
+        (0.0, 0.0, 1, []),  # duplicates and doubtful ones always fill the caps
+    ],
+)
+def test_a_cap_that_cuts_off_objects_is_one_warning_that_names_the_key(
+    tiny_cfg, tiny_coco, caplog, threshold, iou_bias, label_scale, keys
+):
+    tiny_cfg.MODEL.MEAN_SHIFT.MAX_PROPOSALS = tiny_cfg.TEST.DETECTIONS_PER_IMAGE = 4
+    tiny_cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 0.0
+    tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = threshold
+    torch.manual_seed(0)
     model = Trainer.build_model(tiny_cfg).eval()
+    model.proposal_generator.label_head.predictor.weight.data.abs_().mul_(label_scale)
+    torch.nn.init.constant_(model.roi_heads.iou_pred.bias, iou_bias)
     logger._LOG_COUNTER.clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            TiledInference(tiny_cfg, model).predict(cv2.imread(str(tiny_coco[1] / "0.png")))
+            found = TiledInference(tiny_cfg, model).predict(cv2.imread(str(tiny_coco[1] / "0.png")))
+    assert len(found["instances"]) == 4  # the caps are full
     messages = [record.message for record in caplog.records if "is reached" in record.message]
-    assert [message.split(" is reached")[0] for message in messages] == [
-        "MODEL.MEAN_SHIFT.MAX_PROPOSALS = 1",
-        "TEST.DETECTIONS_PER_IMAGE = 1",
-    ]
+    assert [message.split(" is reached")[0] for message in messages] == keys
