@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -10,6 +11,7 @@ from typing import IO, Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 ALLOW_PICKLE = "DVIS_ALLOW_PICKLE"
@@ -65,7 +67,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """A binary file that becomes `path` when it is complete and on the disk; until then, what was there stays."""
     temporary = f"{path}.part"
     try:
@@ -74,10 +76,26 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str, *, patience: float = 10, limit: float = 3600) -> Iterator[None]:
+    """Hold a lock that other processes take too. After `patience` seconds it is said `what` is waited for; TimeoutError
+    after `limit` seconds more."""
+    lock = FileLock(path)
+    try:
+        held = lock.acquire(timeout=patience)
+    except Timeout:
+        logging.getLogger(__name__).warning("waiting for %s, which holds %s", what, path)
+        try:
+            held = lock.acquire(timeout=limit)
+        except Timeout:
+            raise TimeoutError(f"waited {limit:.0f} s for {what}; end the process that holds {path}") from None
+    with held:
+        yield
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,13 +5,10 @@ A set is `images/*.png` and `annotations.json` in COCO's format, where beside CO
 "bar" (bool: it holds identical copies, a bar) and an annotation has "split" (bool: the object is in two or more parts).
 """
 
-import contextlib
 import glob
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +17,9 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..safe_io import locked
 from .annotations import encode_masks
 from .pascal import register_pascal
 from .shapes import draw_image
@@ -125,25 +122,6 @@ def write_shapes(
         finally:
             shutil.rmtree(partial_set, ignore_errors=True)
     return annotations
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str, *, patience: float = 10, limit: float = 3600) -> Iterator[None]:
-    """Hold a lock that other processes take too. After `patience` seconds it is said `what` is waited for; TimeoutError
-    after `limit` seconds more."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        logging.getLogger(__name__).warning("waiting for %s, which holds %s", what, path)
-        try:
-            lock.acquire(timeout=limit)
-        except Timeout:
-            raise TimeoutError(f"waited {limit:.0f} s for {what}; end the process that holds {path}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _draw_all(folder: Path, name: str, num_images: int, seed: int, progress: bool, options: dict) -> dict[str, list]:

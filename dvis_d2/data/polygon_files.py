@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
+from ..safe_io import parse_yaml
 from .annotations import to_mask
 from .mask_folders import IMAGE_SUFFIXES, CocoLists, FormatError, image_size, part_of, some
 
@@ -22,7 +22,7 @@ YOLO_LINE = "a line is: class x y x y x y ..., at least three points, as shares 
 def is_yolo(path: Path) -> bool:
     """Whether a file is a data.yaml, or holds the labels of an image."""
     if path.suffix in (".yaml", ".yml"):
-        return re.search(r"^(names|train|nc)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+        return re.search(rb"^(names|train|nc)\s*:", path.read_bytes(), re.MULTILINE) is not None
     return path.suffix == ".txt" and "labels" in path.parts
 
 
@@ -33,10 +33,7 @@ def read_yolo(root: Path, files: list[Path]) -> CocoLists:
     if len(described) != 1:
         what = f"YOLO labels with {len(described)} descriptions in {root}: {some(described) or 'no data.yaml'}"
         raise FormatError(what, 'one data.yaml is expected, with "names", "train" and "val"; --data takes it as well')
-    try:
-        content = dict(yaml.safe_load(described[0].read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise FormatError(f"{described[0]} is no YAML of keys and values ({error})", "export it again") from error
+    content = parse_yaml(described[0].read_bytes(), str(described[0]))
     names = content.get("names")
     names = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(names, dict) or not names or content.get("nc", len(names)) != len(names):
@@ -65,11 +62,14 @@ def _yolo_images(start: Path, entry: str, described: Path, files: list[Path]) ->
     if found is None:
         raise FormatError(f"{described}: {entry} is not in {described.parent}", "correct the path")
     if found.suffix == ".txt":
-        lines = found.read_text(encoding="utf-8").splitlines()
-        return [image for line in filter(None, lines) for image in _yolo_images(start, line.strip(), described, files)]
-    return (
-        [found] if found.is_file() else [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and found in p.parents]
-    )
+        lines = map(str.strip, _lines(found))
+        return [image for line in filter(None, lines) for image in _yolo_images(start, line, described, files)]
+    inside = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and found in path.parents]
+    return [found] if found.is_file() else inside
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
 
 
 def _yolo_labels(image: Path, texts: set[Path]) -> Path | None:
@@ -80,9 +80,8 @@ def _yolo_labels(image: Path, texts: set[Path]) -> Path | None:
 
 
 def _yolo_objects(path: Path, size: tuple[int, int], ids: dict[Any, int]) -> list[tuple[int, list]]:
-    height, width = size
     objects = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         where, words = f"{path}, line {number}", line.split()
         if not words:
             continue
@@ -96,19 +95,13 @@ def _yolo_objects(path: Path, size: tuple[int, int], ids: dict[Any, int]) -> lis
             raise FormatError(f"{where} is a box, no outline", f"export instance segmentation; {YOLO_LINE}")
         if len(values) < 6 or len(values) % 2 or not all(math.isfinite(v) and -0.01 <= v <= 1.01 for v in values):
             raise FormatError(f"{where} is no outline: {line[:60]}", YOLO_LINE)
-        points = np.clip(np.reshape(values, (-1, 2)), 0, 1) * (width, height)
+        points = np.clip(np.reshape(values, (-1, 2)), 0, 1) * size[::-1]
         objects.append((ids[class_id], [points.ravel().round(3).tolist()]))
     return objects
 
 
-def is_labelme(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
-
-
 def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> CocoLists:
-    """Polygons, rectangles and masks; shapes of one label and group_id are one object. `contents`: parsed JSON
-    files, where those of other kinds are left out."""
-    contents = {path: content for path, content in contents.items() if is_labelme(content)}
+    """Polygons, rectangles and masks; shapes of one label and group_id are one object."""
     shapes = [shape for content in contents.values() for shape in content["shapes"] if isinstance(shape, dict)]
     names = sorted({str(shape.get("label")) for shape in shapes})
     lists, images = CocoLists(root, names), {p.with_suffix(""): p for p in files if p.suffix in IMAGE_SUFFIXES}

@@ -17,13 +17,13 @@ from dvis_d2.data.builtin import (
     BUILTIN_SPLITS,
     PRESETS,
     ShapesSplit,
-    locked,
     register_builtin,
     register_shapes,
     write_shapes,
 )
 from dvis_d2.data.shapes import draw_image
 from dvis_d2.data.validation import check_coco_json
+from dvis_d2.safe_io import locked
 
 
 def write(directory, num_images=3, seed=5, **options):

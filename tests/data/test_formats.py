@@ -294,3 +294,25 @@ def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path)
     (root / "1.png").unlink()
     with pytest.raises(FormatError, match="1.json is for .*1.png, which is not there"):
         convert_folder(root, tmp_path / "out")
+
+
+def test_text_files_of_other_encodings(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.yolo(tiny_coco, root, ("train", "val"))
+    path = root / "labels" / "train" / "0.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (root / "notes.yaml").write_bytes(b"author: Andr\xe9\n")
+    assert_same(
+        read(convert_folder(root, tmp_path / "out"))[0], dict(list(cases.objects_of(tiny_coco[0]).items())[:4]), 1
+    )
+    path.write_bytes(b"\xe9 0 0 1 0 1 1")
+    with pytest.raises(FormatError, match="0.txt, line 1 holds what is no number"):
+        convert_folder(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_coco_lists_that_are_none(key, tmp_path):
+    content = {"images": [], "annotations": [], "categories": []} | {key: None}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=f'"{key}" of .*a.json is no list of objects\n'):
+        convert_folder(tmp_path, tmp_path / "out")
