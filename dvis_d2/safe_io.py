@@ -16,12 +16,10 @@ from safetensors import safe_open
 
 ALLOW_PICKLE = "DVIS_ALLOW_PICKLE"
 # what NumPy's arrays and strings need of a pickle
-_HARMLESS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
-_HARMLESS |= {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-}
+_HARMLESS = re.compile(
+    r"collections\.OrderedDict|_codecs\.encode|numpy\.(ndarray|dtype)"
+    r"|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+)
 
 
 class DamagedCheckpoint(ValueError):
@@ -30,7 +28,7 @@ class DamagedCheckpoint(ValueError):
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
+        if not _HARMLESS.fullmatch(f"{module}.{name}"):
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return super().find_class(module, name)
 
@@ -122,10 +120,8 @@ def parse_yaml(text: str | bytes, name: str) -> dict:
     try:
         content = yaml.load(text, _Loader) or {}
     except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name} cannot be read as plain YAML: {reason[:300]}\ncorrect or remove what it names"
-        ) from error
+        what = f"{name} cannot be read as plain YAML: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{what}\ncorrect or remove what it names") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} holds {str(content)[:40]!r} where keys and values belong\nwrite KEY: VALUE lines")
     return content

@@ -5,7 +5,6 @@ A set is `images/*.png` and `annotations.json` in COCO's format, where beside CO
 "bar" (bool: it holds identical copies, a bar) and an annotation has "split" (bool: the object is in two or more parts).
 """
 
-import glob
 import json
 import os
 import shutil
@@ -111,10 +110,8 @@ def write_shapes(
             return annotations
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(f"{directory} exists but holds no {ANNOTATIONS}: move it away or give another folder")
-        prefix = f".{directory.name}.partial-"
-        for leftover in directory.parent.glob(f"{glob.escape(prefix)}*"):
-            shutil.rmtree(leftover)  # of a dead process: whoever holds the lock draws alone
-        partial_set = directory.with_name(f"{prefix}{os.getpid()}")
+        partial_set = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(partial_set, ignore_errors=True)  # of a dead process: whoever holds the lock draws alone
         try:
             content = _draw_all(partial_set, directory.name, num_images, seed, progress, draw_options)
             (partial_set / ANNOTATIONS).write_text(json.dumps({"info": info, **content}))
@@ -131,11 +128,10 @@ def _draw_all(folder: Path, name: str, num_images: int, seed: int, progress: boo
     annotations: list[dict] = []
     for index in tqdm(range(num_images), f"drawing {name}", unit="image", mininterval=1, disable=not progress):
         image, masks, classes, attributes = draw_image(np.random.default_rng([seed, index]), **options)
-        file_name, (height, width) = f"{index:06d}.png", image.shape[:2]
-        path = str(folder / IMAGES / file_name)
-        if not cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        path, (height, width) = folder / IMAGES / f"{index:06d}.png", image.shape[:2]
+        if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"cannot write {path}: is the disk full?")
-        entry = {"id": index + 1, "file_name": file_name, "height": height, "width": width}
+        entry = {"id": index + 1, "file_name": path.name, "height": height, "width": width}
         images.append(entry | {"copies": attributes["has_copies"], "bar": attributes["has_bar"]})
         rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, height, width))
         for rle, class_id, split in zip(rles, classes, attributes["split_instances"], strict=True):

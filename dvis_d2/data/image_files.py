@@ -58,7 +58,6 @@ class Source(NamedTuple):
 
     info: ImageInfo
     read: Reader  # upright pixels
-    check: Callable[[], None]  # raises if the file is cut off
     close: Callable[[], None]
 
 
@@ -80,7 +79,7 @@ def pillow_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def _source(info: ImageInfo, read: Reader, check: Callable[[], None], close: Callable[[], None]) -> Source:
+def _source(info: ImageInfo, read: Reader, close: Callable[[], None]) -> Source:
     """With pixels turned upright, of an `info` and `read` of stored ones."""
     transpose, flip_y, flip_x = TURNS.get(info.orientation, (0, 0, 0))
     width, height = info.stored_size[::-1] if transpose else info.stored_size
@@ -93,7 +92,7 @@ def _source(info: ImageInfo, read: Reader, check: Callable[[], None], close: Cal
         window = read(x0, x1, y0, y1).swapaxes(0, 1) if transpose else read(y0, y1, x0, x1)
         return window[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
-    return Source(info._replace(width=width, height=height), upright, check, close)
+    return Source(info._replace(width=width, height=height), upright, close)
 
 
 def _check_page(page: int, pages: int) -> None:
@@ -133,14 +132,12 @@ def _open_pillow(path: str, page: int, head: bytes, tail: bytes) -> Source:
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return decoded()[y0:y1, x0:x1] if deep else pillow_pixels(image.crop((x0, y0, x1, y1)))
 
-    def check() -> None:
-        if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):
-            read(0, 1, 0, 1)
-
+    if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):
+        read(0, 1, 0, 1)  # raises if the file is cut off
     channels = 3 if image.mode == "P" else len(image.getbands())
     dtype = "uint16" if deep else DTYPES.get(image.mode, "uint8")
     info = ImageInfo(0, 0, image.size, pages, dtype, channels, orientation, kind)
-    return _source(info, read, check, image.close)
+    return _source(info, read, image.close)
 
 
 def _open_tiff(path: str, number: int, tail: bytes) -> Source:
@@ -159,24 +156,21 @@ def _open_tiff(path: str, number: int, tail: bytes) -> Source:
     if not (samples in (1, 3) or alpha or (samples == 4 and kind == "RGB")) or page.imagedepth > 1:
         found = f"{samples} channels ({kind.lower()})" if page.imagedepth == 1 else f"{page.imagedepth} layers"
         raise ImageError(f"has {found}, not 1, 3 or red, green, blue, alpha: choose one, or three as colors")
+    ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max(ends, default=0) > file.filehandle.size:
+        raise OSError("it is cut off")
     read_stored = _segment_reader(path, page)
 
     def read(*window: int) -> np.ndarray:
         pixels = read_stored(*window)
         if kind == "MINISWHITE":
-            pixels = (
-                np.array(2**page.bitspersample - 1, pixels.dtype) ^ pixels if pixels.dtype.kind in "bu" else -pixels
-            )
+            top = np.array(0 if pixels.dtype.kind in "if" else 2**page.bitspersample - 1, pixels.dtype)
+            pixels = top ^ pixels if pixels.dtype == bool else top - pixels
         return pixels[..., 0] if samples < 3 else pixels
-
-    def check() -> None:
-        ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
-        if max(ends, default=0) > file.filehandle.size:
-            raise OSError("it is cut off")
 
     size, orientation = (page.imagewidth, page.imagelength), page.tags.valueof("Orientation", default=1)
     info = ImageInfo(0, 0, size, pages, str(page.dtype), samples, int(orientation), "TIFF")
-    return _source(info, read, check, file.close)
+    return _source(info, read, file.close)
 
 
 def _segment_reader(path: str, page: Any) -> Reader:
@@ -200,10 +194,8 @@ def _segment_reader(path: str, page: Any) -> Reader:
     @functools.lru_cache(maxsize=max(1, CACHE // nbytes))
     def segment(index: int) -> tuple[np.ndarray | None, int, int]:
         file.seek(page.dataoffsets[index])
-        data = file.read(page.databytecounts[index])
-        if len(data) < page.databytecounts[index]:
-            raise OSError("it is cut off")
-        pixels, (_, _, y, x, _), _ = page.decode(data or None, index, **jpeg)
+        data = file.read(page.databytecounts[index]) or None
+        pixels, (_, _, y, x, _), _ = page.decode(data, index, **jpeg)
         return pixels, y, x
 
     def decoded(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:

@@ -112,7 +112,6 @@ def probe_image(file_name: Path, *, page: int = 0) -> ImageInfo:
     but TIFF above MAX_PIXELS is described: :class:`ImageWindows` reads it."""
     name = os.fspath(file_name)
     with _errors_name(name), contextlib.closing(open_image(PathManager.get_local_path(name), page)) as source:
-        source.check()
         return source.info
 
 

@@ -34,7 +34,11 @@ class Appearance(NamedTuple):
     texture: Texture
 
 
-Placed = list[tuple[Appearance, Point]]  # objects and their centers, in drawing order
+class Placed(NamedTuple):
+    appearance: Appearance
+    center: Point
+    window: Window  # around it, inside the picture
+    distance: np.ndarray  # signed, px, there
 
 
 class Bar(NamedTuple):
@@ -71,22 +75,16 @@ def signed_distance(class_id: int, x: np.ndarray, y: np.ndarray, radius: float) 
     return (r * np.cos(theta) - radius) * normal[0] + r * np.sin(theta) * normal[1]
 
 
-def object_window(appearance: Appearance, center: Point) -> tuple[Window, np.ndarray]:
-    """A window around an object (it may leave the picture), and the signed distance (px) there."""
-    radius = appearance.diameter / 2
-    reach = int(np.ceil(radius)) + 2
-    cx, cy = int(round(center[0])), int(round(center[1]))
-    window = slice(cy - reach, cy + reach + 1), slice(cx - reach, cx + reach + 1)
-    return window, signed_distance(appearance.class_id, *_object_frame(appearance, center, window), radius)
-
-
-def clip_window(window: Window, height: int, width: int) -> tuple[Window, Window]:
-    """The part of a window that lies in the picture (it may be empty), and where it lies in the window."""
-    rows, cols = window
-    top, left = min(max(rows.start, 0), height), min(max(cols.start, 0), width)
-    bottom, right = max(min(rows.stop, height), top), max(min(cols.stop, width), left)
-    local = slice(top - rows.start, bottom - rows.start), slice(left - cols.start, right - cols.start)
-    return (slice(top, bottom), slice(left, right)), local
+def place(appearance: Appearance, center: Point, size: tuple[int, int]) -> tuple[Placed, int]:
+    """An object whose center is in a picture of `size` (height, width), and its area (px), outside of the picture too.
+    A margin of 1 px or more is around it."""
+    reach = int(np.ceil(appearance.diameter / 2)) + 2
+    y, x = (int(round(coordinate)) - reach for coordinate in reversed(center))
+    frame = _object_frame(appearance, center, (slice(y, y + 2 * reach + 1), slice(x, x + 2 * reach + 1)))
+    distance = signed_distance(appearance.class_id, *frame, appearance.diameter / 2)
+    inside = distance[max(-y, 0) : size[0] - y, max(-x, 0) : size[1] - x]
+    window = slice(max(y, 0), max(y, 0) + inside.shape[0]), slice(max(x, 0), max(x, 0) + inside.shape[1])
+    return Placed(appearance, center, window, inside), int(np.count_nonzero(distance < 0))
 
 
 def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> Texture:
@@ -118,15 +116,17 @@ def sample_bar(rng: np.random.Generator, through: Point, width: float, avoid: Te
 
 
 def render(
-    rng: np.random.Generator, background: Texture, objects: Placed, bars: list[Bar], size: tuple[int, int], noise: float
+    rng: np.random.Generator,
+    background: Texture,
+    objects: list[Placed],
+    bars: list[Bar],
+    size: tuple[int, int],
+    noise: float,
 ) -> np.ndarray:
     """Paint background, objects in order, bars, and noise (standard deviation, of 1). uint8 (*size, 3)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     canvas = _fill(background, x, y, max(size))
-    for appearance, center in objects:
-        window, distance = object_window(appearance, center)
-        window, local = clip_window(window, *size)
-        distance = distance[local]
+    for appearance, center, window, distance in objects:
         color = _fill(appearance.texture, *_object_frame(appearance, center, window), appearance.diameter)
         color *= (0.6 + 0.4 * np.clip(-distance / RIM_WIDTH, 0, 1))[..., None]
         _blend(canvas[window], color, distance)
@@ -170,20 +170,22 @@ def _fill(texture: Texture, x: np.ndarray, y: np.ndarray, extent: float) -> np.n
     """float32 (..., 3): the texture at x, y; `extent` (px) is the length of a gradient."""
     u, v = _rotate(x, y, texture.angle)
     wave, phase = np.float32(2 * np.pi / texture.period), texture.phase
-    if texture.kind in ("plain", "gradient"):
-        weight = np.clip(u / np.float32(extent) + 0.5, 0, 1) * (0.3 if texture.kind == "plain" else 1.0)
-    elif texture.kind == "stripes":
-        weight = 0.5 + 2 * np.sin(wave * u + phase)
-    elif texture.kind == "checks":
-        weight = 0.5 + 2 * (np.sin(wave * u + phase) * np.sin(wave * v))
-    elif texture.kind == "dots":
-        weight = 0.5 + 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9)
-    elif texture.kind == "weave":
-        weight = 0.5 + 0.25 * (np.sin(wave * u + phase) + np.sin(wave * v))
-    else:  # blotches: a few waves of unrelated direction and length look irregular and need no random field
+    if texture.kind == "blotches":  # a few waves of unrelated direction and length look irregular
         directions = phase + np.array([0.0, 1.1, 2.3, 3.9])
         waves = wave * np.array([0.37, 0.61, 0.83, 1.3], dtype=np.float32)
         total = sum(np.sin(w * _rotate(u, v, d)[0] + 5 * d) for w, d in zip(waves, directions, strict=True))
         weight = 0.5 + 0.22 * total
+    elif texture.kind in ("plain", "gradient"):
+        weight = np.clip(u / np.float32(extent) + 0.5, 0, 1) * (0.3 if texture.kind == "plain" else 1.0)
+    else:
+        weight = (
+            0.5
+            + {
+                "stripes": lambda: 2 * np.sin(wave * u + phase),
+                "checks": lambda: 2 * (np.sin(wave * u + phase) * np.sin(wave * v)),
+                "dots": lambda: 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9),
+                "weave": lambda: 0.25 * (np.sin(wave * u + phase) + np.sin(wave * v)),
+            }[texture.kind]()
+        )
     first, second = texture.colors.astype(np.float32)
     return first + np.clip(weight, 0, 1).astype(np.float32)[..., None] * (second - first)
