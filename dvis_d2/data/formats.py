@@ -104,7 +104,7 @@ def read_folder(root: Path, files: list[Path], *, masks: bool = True) -> tuple[s
     readers = (
         ("COCO JSON", coco, lambda: read_coco(root, files, coco)),
         ("LabelMe JSON", labelme, lambda: read_labelme(root, files, labelme)),
-        ("YOLO outlines", any(map(is_yolo, files)), lambda: read_yolo(root, files)),
+        ("YOLO outlines", any(is_yolo(root, path) for path in files), lambda: read_yolo(root, files)),
         ("label images", masks and paired and are_labels, lambda: read_masks(root, files)),
         ("binary masks, one an object", masks and paired and not are_labels, lambda: read_masks(root, files)),
     )

@@ -69,18 +69,17 @@ def draw_image(
     class_ids = [CLASS_NAMES.index(name) for name in class_names]
     count = int(rng.integers(num_objects[0], num_objects[1] + 1))
     with_copies = num_objects[1] >= 2 and rng.random() < copies
-    count = max(count, 2) if with_copies else count
+    count = max(count, 1 + with_copies)
     appearances = [look.sample_appearance(rng, (least, greatest), class_ids, background) for _ in range(count)]
     if with_copies:
         original, *others = rng.permutation(count)[: int(rng.integers(2, 4))]
         for other in others:
             appearances[other] = appearances[original]
-    owner, placed, needed = _place(rng, appearances, height, width, min_visible)
+    owner, placed, needed = _place(rng, appearances, (height, width), min_visible)
     placed_bars: list[Bar] = []
-    if rng.random() < bars:
-        for _ in range(int(rng.integers(1, 3))):
-            owner, bar = _cut(rng, owner, placed, needed, background)
-            placed_bars += [bar] if bar else []
+    for _ in range(int(rng.integers(1, 3)) if rng.random() < bars else 0):
+        owner, bar = _cut(rng, owner, placed, needed, background)
+        placed_bars += [bar] if bar else []
     noise = rng.uniform(0.01, 0.04) if texture else rng.uniform(0.005, 0.015)
     image = look.render(rng, background, placed, placed_bars, (height, width), noise)
     masks = [owner == k for k in range(1, len(placed) + 1)]
@@ -100,17 +99,17 @@ def is_split(mask: np.ndarray) -> bool:
 
 
 def _place(
-    rng: np.random.Generator, appearances: list[Appearance], height: int, width: int, min_visible: float
+    rng: np.random.Generator, appearances: list[Appearance], size: tuple[int, int], min_visible: float
 ) -> tuple[np.ndarray, list[Placed], list[float]]:
     """The owner map (int32 (H, W), k on the k-th placed object, else 0), the placed objects, and how many px of each
     must stay visible."""
-    owner, visible = np.zeros((height, width), dtype=np.int32), np.zeros(0, dtype=np.int64)
+    owner, visible = np.zeros(size, dtype=np.int32), np.zeros(0, dtype=np.int64)
     placed: list[Placed] = []
     needed: list[float] = []
     for appearance in appearances:
         for _ in range(TRIES):
-            center = (float(rng.uniform(0, width - 1)), float(rng.uniform(0, height - 1)))
-            thing, area = look.place(appearance, center, (height, width))
+            center = (float(rng.uniform(0, size[1] - 1)), float(rng.uniform(0, size[0] - 1)))
+            thing, area = look.place(appearance, center, size)
             mask = thing.distance < 0
             shown, required = np.count_nonzero(mask), max(min_visible * area, MIN_VISIBLE_PIXELS)
             hidden = np.bincount(owner[thing.window][mask], minlength=len(placed) + 1)[1:]

@@ -93,16 +93,16 @@ def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> 
     strength = rng.uniform(0.08, 0.16) if texture else rng.uniform(0.0, 0.08)
     second = np.clip(first + strength * rng.choice([-1.0, 1.0]) + rng.uniform(-0.05, 0.05, 3), 0, 1)
     kind = str(rng.choice(BACKGROUNDS)) if texture else "gradient"
-    period = side * rng.uniform(0.05, 0.2)
-    return Texture(kind, np.stack([first, second]), period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
+    return Texture(
+        kind, np.stack([first, second]), side * rng.uniform(0.05, 0.2), *rng.uniform(0, 2 * np.pi, 2).tolist()
+    )
 
 
 def sample_appearance(rng: np.random.Generator, diameters: Point, classes: Sequence[int], avoid: Texture) -> Appearance:
     """`avoid` is the background, from whose colors the object's differ."""
-    diameter = rng.uniform(*diameters)
-    kind, colors = str(rng.choice(FILLS)), _contrasting_colors(rng, avoid.colors, MIN_CONTRAST)
-    period = diameter * rng.uniform(0.2, 0.4)
-    texture = Texture(kind, colors, period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
+    diameter, kind = rng.uniform(*diameters), str(rng.choice(FILLS))
+    colors = _contrasting_colors(rng, avoid.colors, MIN_CONTRAST)
+    texture = Texture(kind, colors, diameter * rng.uniform(0.2, 0.4), *rng.uniform(0, 2 * np.pi, 2).tolist())
     return Appearance(classes[int(rng.integers(len(classes)))], diameter, rng.uniform(0, 2 * np.pi), texture)
 
 
@@ -138,17 +138,13 @@ def render(
 
 def _contrasting_colors(rng: np.random.Generator, avoid: np.ndarray, contrast: float) -> np.ndarray:
     """float (2, 3): two shades of one color, the farthest of up to 30 draws if none is `contrast` away."""
-    best, best_distance = avoid, -1.0
-    for _ in range(30):
+    draws: list[tuple[float, np.ndarray]] = []
+    while len(draws) < 30 and not (draws and draws[-1][0] >= contrast):
         first = rng.uniform(0, 1, 3)
         second = np.clip(first + rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.25), 0, 1)
         pair = np.stack([first, second])
-        distance = float(np.linalg.norm(pair[:, None] - avoid[None], axis=-1).min())
-        if distance > best_distance:
-            best, best_distance = pair, distance
-        if distance >= contrast:
-            break
-    return best
+        draws.append((float(np.linalg.norm(pair[:, None] - avoid[None], axis=-1).min()), pair))
+    return max(draws, key=lambda draw: draw[0])[1]
 
 
 def _object_frame(appearance: Appearance, center: Point, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -175,17 +171,13 @@ def _fill(texture: Texture, x: np.ndarray, y: np.ndarray, extent: float) -> np.n
         waves = wave * np.array([0.37, 0.61, 0.83, 1.3], dtype=np.float32)
         total = sum(np.sin(w * _rotate(u, v, d)[0] + 5 * d) for w, d in zip(waves, directions, strict=True))
         weight = 0.5 + 0.22 * total
+    elif texture.kind == "dots":
+        weight = 0.5 + 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9)
     elif texture.kind in ("plain", "gradient"):
         weight = np.clip(u / np.float32(extent) + 0.5, 0, 1) * (0.3 if texture.kind == "plain" else 1.0)
     else:
-        weight = (
-            0.5
-            + {
-                "stripes": lambda: 2 * np.sin(wave * u + phase),
-                "checks": lambda: 2 * (np.sin(wave * u + phase) * np.sin(wave * v)),
-                "dots": lambda: 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9),
-                "weave": lambda: 0.25 * (np.sin(wave * u + phase) + np.sin(wave * v)),
-            }[texture.kind]()
-        )
+        along, across = np.sin(wave * u + phase), np.sin(wave * v)
+        weights = {"stripes": 2 * along, "checks": 2 * (along * across), "weave": 0.25 * (along + across)}
+        weight = 0.5 + weights[texture.kind]
     first, second = texture.colors.astype(np.float32)
     return first + np.clip(weight, 0, 1).astype(np.float32)[..., None] * (second - first)
