@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from ..safe_io import locked
 from .annotations import encode_masks
+from .mask_folders import CocoLists
 from .pascal import register_pascal
 from .shapes import draw_image
 from .shapes_render import CLASS_NAMES
-from .to_coco import mask_fields
 
 VERSION = "v1"  # raise it whenever the drawing changes, so that nobody trains on pictures of two kinds
 ANNOTATIONS, IMAGES = "annotations.json", "images"
@@ -124,18 +124,15 @@ def write_shapes(
 def _draw_all(folder: Path, name: str, num_images: int, seed: int, progress: bool, options: dict) -> dict[str, list]:
     """Write the images; return COCO's lists."""
     (folder / IMAGES).mkdir(parents=True)
-    images: list[dict] = []
-    annotations: list[dict] = []
+    lists = CocoLists(folder / IMAGES, CLASS_NAMES)
     for index in tqdm(range(num_images), f"drawing {name}", unit="image", mininterval=1, disable=not progress):
         image, masks, classes, attributes = draw_image(np.random.default_rng([seed, index]), **options)
-        path, (height, width) = folder / IMAGES / f"{index:06d}.png", image.shape[:2]
+        path = folder / IMAGES / f"{index:06d}.png"
         if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"cannot write {path}: is the disk full?")
-        entry = {"id": index + 1, "file_name": path.name, "height": height, "width": width}
-        images.append(entry | {"copies": attributes["has_copies"], "bar": attributes["has_bar"]})
-        rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, height, width))
-        for rle, class_id, split in zip(rles, classes, attributes["split_instances"], strict=True):
-            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": class_id + 1, "iscrowd": 0}
-            annotations.append(ids | mask_fields(rle) | {"split": split})
-    categories = [{"id": k, "name": class_name} for k, class_name in enumerate(CLASS_NAMES, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, *image.shape[:2]))
+        entry, annotations = lists.add("", path, zip(classes, rles, strict=True))
+        entry |= {"copies": attributes["has_copies"], "bar": attributes["has_bar"]}
+        for annotation, split in zip(annotations, attributes["split_instances"], strict=True):
+            annotation["split"] = split
+    return lists[""]

@@ -40,18 +40,22 @@ class CocoLists(dict):
     """COCO's lists by part. Ids start at 1; file names are relative to the folder `root`."""
 
     def __init__(self, root: Path, class_names: Iterable[str] = ("object",)):
-        super().__init__()
         self.root = root
         self.categories = [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)]
 
-    def add(self, part: str, image: Path, objects: Iterable[tuple[int, Any]]) -> None:
-        """An image and its objects: class number from 0, and polygons or RLE."""
+    def add(self, part: str, image: Path, objects: Iterable[tuple[int, Any]]) -> tuple[dict, list[dict]]:
+        """Enter an image and its objects: class number from 0, and polygons or RLE. The new entries."""
         lists = self.setdefault(part, {"images": [], "annotations": [], "categories": self.categories})
-        image_id, name, size = len(lists["images"]) + 1, Path(os.path.relpath(image, self.root)), image_size(image)
-        lists["images"].append({"id": image_id, "file_name": name.as_posix(), "height": size[0], "width": size[1]})
-        for class_id, segmentation in objects:
-            ids = {"id": len(lists["annotations"]) + 1, "image_id": image_id, "category_id": class_id + 1, "iscrowd": 0}
-            lists["annotations"].append(ids | coco_fields(segmentation, size, str(image)))
+        size, image_id = image_size(image), len(lists["images"]) + 1
+        name = Path(os.path.relpath(image, self.root)).as_posix()
+        lists["images"].append(entry := {"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        added = [
+            {"id": number, "image_id": image_id, "category_id": class_id + 1, "iscrowd": 0}
+            | coco_fields(segmentation, size, str(image))
+            for number, (class_id, segmentation) in enumerate(objects, start=len(lists["annotations"]) + 1)
+        ]
+        lists["annotations"] += added
+        return entry, added
 
 
 def part_of(path: Path) -> str:
