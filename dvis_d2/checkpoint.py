@@ -61,7 +61,7 @@ class DVISCheckpointer(DetectionCheckpointer):
     def resumable(self) -> list[str]:
         """The checkpoints of a training in ``save_dir``, the newest first, whatever ``last_checkpoint`` says."""
         files = [str(path) for path in sorted(Path(self.save_dir).glob("model_*.pth"), reverse=True)]
-        numbered, final = ([f for f in files if re.search(rf"model_{end}\.pth$", f)] for end in (r"\d+", "final"))
+        numbered, final = ([f for f in files if re.search(rf"{end}$", f)] for end in (r"model_\d+\.pth", FINAL))
         last = self._tagged()
         # a training that was continued beyond its end, or began anew beside older files
         return numbered[numbered.index(last) :] + final if last in numbered else final + numbered
@@ -69,7 +69,7 @@ class DVISCheckpointer(DetectionCheckpointer):
     def _tagged(self) -> str:
         """The path that ``last_checkpoint`` names."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return os.path.join(self.save_dir, Path(self.save_dir, "last_checkpoint").read_text().strip())
+            return str(Path(self.save_dir, Path(self.save_dir, "last_checkpoint").read_text().strip()))
         return ""
 
     def has_checkpoint(self) -> bool:

@@ -5,7 +5,8 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,9 @@ def loaded_dicts(loader: DataLoader) -> list[dict]:
     return list(samples.dataset) if isinstance(samples, SeededDataset) else []
 
 
-class Sample(NamedTuple):
-    index: int  # type: ignore[assignment]  # into the data set
+@dataclass(frozen=True)
+class Sample:
+    index: int  # into the data set
     position: int  # in the endless shuffled stream that all processes share
 
 

@@ -96,11 +96,11 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
     if pixels.ndim not in (2, 3) or not pixels.size or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ValueError(f"{what} has not the shape of an image; {EXPECTED}")
     values = pixels[..., 0] if pixels.shape[2:] == (1,) else np.asarray(pixels)
+    height, width = values.shape[:2]
 
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return values[y0:y1, x0:x1]
 
-    height, width = values.shape[:2]
     try:
         return _converted(read, (0, height, 0, width), _fit(read, (height, width), normalize), order)
     except ImageError as error:
