@@ -34,22 +34,22 @@ class DVISCheckpointer(DetectionCheckpointer):
     """Detectron2's, with safe loading, whole files, and strict models: ``load(path)`` takes everything or raises
     ValueError with what does not fit; ``load(path, checkpointables=[])`` starts a training from what fits."""
 
+    loaded = ""  # the file that was loaded last
+
     def __init__(self, model: nn.Module, save_dir: str = "", *, info: Mapping[str, Any] | None = None, **kwargs):
-        """`info`: what :func:`checkpoint_info` gives; stored as "dvis" with every checkpoint. Its "class_names" have to
-        be those of the weights. The further arguments are Detectron2's."""
+        """`info`: :func:`checkpoint_info`, stored as "dvis" with every checkpoint; "class_names" have to be those of
+        the weights. The further arguments are Detectron2's."""
         super().__init__(model, save_dir, **kwargs)
         self.info = dict(info or {})
-        self.loaded = ""  # the file that was loaded last
 
     def save(self, name: str, **kwargs) -> None:
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), "dvis": self.info, **kwargs}
-        data |= {key: stateful.state_dict() for key, stateful in self.checkpointables.items()}
+        data = {key: stateful.state_dict() for key, stateful in [("model", self.model), *self.checkpointables.items()]}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with replacing(path) as file:
-            torch.save(data, file)
+            torch.save(data | {"dvis": self.info} | kwargs, file)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -60,16 +60,16 @@ class DVISCheckpointer(DetectionCheckpointer):
 
     def resumable(self) -> list[str]:
         """The checkpoints of a training in ``save_dir``, the newest first, whatever ``last_checkpoint`` says."""
-        names = sorted((p.name for p in Path(self.save_dir).glob("model_*.pth") if p.stem[6:].isdigit()), reverse=True)
-        final = [FINAL] * os.path.isfile(os.path.join(self.save_dir, FINAL))
+        files = [str(path) for path in sorted(Path(self.save_dir).glob("model_*.pth"), reverse=True)]
+        numbered, final = ([f for f in files if re.search(rf"{end}$", f)] for end in (r"model_\d+\.pth", FINAL))
         last = self._tagged()
         # a training that was continued beyond its end, or began anew beside older files
-        names = names[names.index(last) :] + final if last in names else final + names
-        return [os.path.join(self.save_dir, name) for name in names]
+        return numbered[numbered.index(last) :] + final if last in numbered else final + numbered
 
     def _tagged(self) -> str:
+        """The path that ``last_checkpoint`` names."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return Path(self.save_dir, "last_checkpoint").read_text().strip()
+            return str(Path(self.save_dir, Path(self.save_dir, "last_checkpoint").read_text().strip()))
         return ""
 
     def has_checkpoint(self) -> bool:
@@ -81,7 +81,7 @@ class DVISCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As Detectron2's; a damaged or missing checkpoint is named, and the one before it is taken."""
         files = self.resumable() if resume else []
-        if files and not os.path.isfile(os.path.join(self.save_dir, self._tagged())):
+        if files and not os.path.isfile(self._tagged()):
             self.logger.warning("last_checkpoint names no file (%r): trying %s", self._tagged(), files[0])
         for file in files:
             try:
@@ -104,7 +104,7 @@ class DVISCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict:
-        if not filename.endswith((".pkl", ".pyth")):
+        if not filename.endswith(".pkl"):
             return super()._load_file(filename)  # which calls the next
         data = read_checkpoint(filename)
         if "model" in data and "__author__" in data:
@@ -122,14 +122,12 @@ class DVISCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{self.loaded} knows the classes {shorten(stored)}, not {shorten(own)}\n{advice}")
         incompatible = super()._load_model(checkpoint)
         shapes = {name: f"{name} {in_file} for {in_model}" for name, in_file, in_model in incompatible.incorrect_shapes}
-        problems = {
-            "of another shape": [*shapes.values()],
-            "missing": [name for name in incompatible.missing_keys if name not in shapes],
-            "without use": [k for k in incompatible.unexpected_keys if not k.endswith("num_batches_tracked")],
-        }
+        missing = [name for name in incompatible.missing_keys if name not in shapes]
+        extra = [name for name in incompatible.unexpected_keys if not name.endswith("num_batches_tracked")]
+        problems = ("of another shape", [*shapes.values()]), ("missing", missing), ("without use", extra)
+        text = "; ".join(f"{len(names)} {what} ({shorten(names)})" for what, names in problems if names)
         total = len(self.model.state_dict())
         taken = total - len(incompatible.missing_keys)
-        text = "; ".join(f"{len(names)} {what} ({shorten(names)})" for what, names in problems.items() if names)
         if text and (self._strict or not taken):
             advice = "give the config.yaml that the training wrote beside its weights, or the weights of this config"
             raise ValueError(f"{self.loaded} does not fit the model: of the tensors {text}\n{advice}")
@@ -171,19 +169,16 @@ def find_weights(source: str | os.PathLike) -> str:
         return PathManager.get_local_path(source)
     path = os.path.expanduser(source)
     if os.path.isdir(path):
-        best = os.path.join(path, "model_best.pth")
-        path = best if os.path.isfile(best) else DVISCheckpointer(nn.Module(), path).get_checkpoint_file()
-        if not path:
+        last = DVISCheckpointer(nn.Module(), path).get_checkpoint_file()
+        found = next(filter(os.path.isfile, (os.path.join(path, "model_best.pth"), last)), None)
+        if not found:
             raise FileNotFoundError(f"there is no checkpoint in {source}\ngive the OUTPUT_DIR of a training")
-        return path
-    inside = packaged("models") / f"{source}.safetensors"
-    if not os.path.isfile(path) and inside.is_file():
-        return str(inside)
-    if not os.path.isfile(path):
-        names = ", ".join(sorted(p.stem for p in packaged("models").glob("*.safetensors"))) or "none"
-        advice = f"give a file, the folder of a training, or a packaged model: {names}"
-        raise FileNotFoundError(f"there are no weights {source}\n{advice}")
-    return path
+        return found
+    models = {file.stem: str(file) for file in sorted(packaged("models").glob("*.safetensors"))}
+    if os.path.isfile(path) or source in models:
+        return path if os.path.isfile(path) else models[source]
+    advice = f"give a file, the folder of a training, or a packaged model: {', '.join(models) or 'none'}"
+    raise FileNotFoundError(f"there are no weights {source}\n{advice}")
 
 
 def stored_info(path: str, config_file: str | None = None) -> dict[str, Any]:
@@ -219,27 +214,16 @@ def settle_device(cfg: CfgNode) -> None:
 
 
 def load_model(
-    source: str | os.PathLike,
-    *,
-    device: str | None = None,
-    opts: Sequence[str] = (),
-    config_file: str | None = None,
+    source: str | os.PathLike, *, device: str | None = None, opts: Sequence[str] = (), config_file: str | None = None
 ) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
-    """A trained model for inference, without any other file but the thresholds tuned for it.
+    """A trained model of :func:`find_weights` for inference: its frozen config, with ``MODEL.WEIGHTS`` the local file,
+    the model in evaluation mode, and its :func:`checkpoint_info`. No other file is needed; thresholds that were tuned
+    for it are taken from beside it.
 
-    Args:
-        source: see :func:`find_weights`.
-        device: default: CUDA where there is one.
-        opts: "KEY", "VALUE", ... that change its config.
-        config_file: in place of the config that it carries, or that lies beside it.
-
-    Returns:
-        its frozen config, with ``MODEL.WEIGHTS`` the local file; the model in evaluation mode; its
-        :func:`checkpoint_info`.
-
-    Raises:
-        FileNotFoundError: there are no such weights, or they do not say which model they are for.
-        ValueError: they are damaged, would run code, or do not fit their config.
+    `device` is by default CUDA, where there is one; `opts` ("KEY", "VALUE", ...) change the config; `config_file`
+    stands in for the config that the weights carry, or that lies beside them. FileNotFoundError where there are no such
+    weights, or they do not say which model they are for; ValueError where they are damaged, would run code, or do not
+    fit their config.
     """
     path = find_weights(source)
     info = stored_info(path, config_file)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -10,16 +11,15 @@ from typing import IO, Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 ALLOW_PICKLE = "DVIS_ALLOW_PICKLE"
 # what NumPy's arrays and strings need of a pickle
-_HARMLESS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
-_HARMLESS |= {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-}
+_HARMLESS = re.compile(
+    r"collections\.OrderedDict|_codecs\.encode|numpy\.(ndarray|dtype)"
+    r"|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+)
 
 
 class DamagedCheckpoint(ValueError):
@@ -28,7 +28,7 @@ class DamagedCheckpoint(ValueError):
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
+        if not _HARMLESS.fullmatch(f"{module}.{name}"):
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return super().find_class(module, name)
 
@@ -65,7 +65,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """A binary file that becomes `path` when it is complete and on the disk; until then, what was there stays."""
     temporary = f"{path}.part"
     try:
@@ -74,10 +74,26 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str, *, patience: float = 10, limit: float = 3600) -> Iterator[None]:
+    """Hold a lock that other processes take too. After `patience` seconds it is said `what` is waited for; TimeoutError
+    after `limit` seconds more."""
+    lock = FileLock(path)
+    try:
+        held = lock.acquire(timeout=patience)
+    except Timeout:
+        logging.getLogger(__name__).warning("waiting for %s, which holds %s", what, path)
+        try:
+            held = lock.acquire(timeout=limit)
+        except Timeout:
+            raise TimeoutError(f"waited {limit:.0f} s for {what}; end the process that holds {path}") from None
+    with held:
+        yield
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,10 +120,8 @@ def parse_yaml(text: str | bytes, name: str) -> dict:
     try:
         content = yaml.load(text, _Loader) or {}
     except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name} cannot be read as plain YAML: {reason[:300]}\ncorrect or remove what it names"
-        ) from error
+        what = f"{name} cannot be read as plain YAML: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{what}\ncorrect or remove what it names") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} holds {str(content)[:40]!r} where keys and values belong\nwrite KEY: VALUE lines")
     return content

@@ -218,9 +218,13 @@ def test_a_training_continued_beyond_its_end_resumes_from_its_newer_file(tmp_pat
     assert resumed(tmp_path) == 4
 
 
-def test_files_of_a_later_iteration_than_the_last_are_another_trainings(tmp_path):
-    saved(tmp_path, "model_0000009", "model_0000005")
-    assert resumed(tmp_path) == 2
+@pytest.mark.parametrize("folder", [".", "./out", "a/../out"])
+def test_files_of_a_later_iteration_than_the_last_are_another_trainings(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "out").mkdir()
+    saved(folder, "model_0000009", "model_0000005")
+    assert resumed(folder) == 2
 
 
 def test_an_empty_folder_begins_anew(tmp_path):

@@ -43,15 +43,9 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = ResumableTrainingSampler(len(dicts), seed=seed, group_ids=group_ids, batch_size=total_batch // processes)
     dataset = SeededDataset(DatasetFromList(dicts, copy=False), mapper or DVISDatasetMapper(cfg, is_train=True), seed)
-    return build_detection_train_loader(
-        dataset,
-        mapper=None,
-        sampler=sampler,
-        total_batch_size=total_batch,
-        aspect_ratio_grouping=False,  # the sampler's work, see there
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        seed=seed,  # otherwise the loader draws its own seed from torch's global generator
-    )
+    # a seed, as the loader would draw one from torch's global generator; the groups are the sampler's work
+    options = {"num_workers": cfg.DATALOADER.NUM_WORKERS, "seed": seed, "aspect_ratio_grouping": False}
+    return build_detection_train_loader(dataset, mapper=None, sampler=sampler, total_batch_size=total_batch, **options)
 
 
 def set_start_iter(loader: DataLoader, start_iter: int) -> None:
@@ -116,15 +110,14 @@ class SeededDataset(Dataset):
 @contextlib.contextmanager
 def temporary_seed(*entropy: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generator from integers >= 0, and put their states back afterwards."""
-    seeds = [int(s) for s in np.random.SeedSequence(entropy).generate_state(3)]
+    of_python, of_numpy, of_torch = np.random.SeedSequence(entropy).generate_state(3).tolist()
     with contextlib.ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         stack.callback(torch.set_rng_state, torch.get_rng_state())
-        random.seed(seeds[0])
-        np.random.seed(seeds[1])
-        # Not torch.manual_seed, which also seeds every accelerator, and slowly so in a worker process.
-        torch.default_generator.manual_seed(seeds[2])
+        random.seed(of_python)
+        np.random.seed(of_numpy)
+        torch.default_generator.manual_seed(of_torch)  # torch.manual_seed also seeds every accelerator, slowly
         yield
 
 

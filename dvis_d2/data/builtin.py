@@ -5,13 +5,9 @@ A set is `images/*.png` and `annotations.json` in COCO's format, where beside CO
 "bar" (bool: it holds identical copies, a bar) and an annotation has "split" (bool: the object is in two or more parts).
 """
 
-import contextlib
-import glob
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +16,14 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..safe_io import locked
 from .annotations import encode_masks
+from .mask_folders import CocoLists
 from .pascal import register_pascal
 from .shapes import draw_image
 from .shapes_render import CLASS_NAMES
-from .to_coco import mask_fields
 
 VERSION = "v1"  # raise it whenever the drawing changes, so that nobody trains on pictures of two kinds
 ANNOTATIONS, IMAGES = "annotations.json", "images"
@@ -114,10 +110,8 @@ def write_shapes(
             return annotations
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(f"{directory} exists but holds no {ANNOTATIONS}: move it away or give another folder")
-        prefix = f".{directory.name}.partial-"
-        for leftover in directory.parent.glob(f"{glob.escape(prefix)}*"):
-            shutil.rmtree(leftover)  # of a dead process: whoever holds the lock draws alone
-        partial_set = directory.with_name(f"{prefix}{os.getpid()}")
+        partial_set = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(partial_set, ignore_errors=True)  # of a dead process: whoever holds the lock draws alone
         try:
             content = _draw_all(partial_set, directory.name, num_images, seed, progress, draw_options)
             (partial_set / ANNOTATIONS).write_text(json.dumps({"info": info, **content}))
@@ -127,41 +121,18 @@ def write_shapes(
     return annotations
 
 
-@contextlib.contextmanager
-def locked(path: Path, what: str, *, patience: float = 10, limit: float = 3600) -> Iterator[None]:
-    """Hold a lock that other processes take too. After `patience` seconds it is said `what` is waited for; TimeoutError
-    after `limit` seconds more."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        logging.getLogger(__name__).warning("waiting for %s, which holds %s", what, path)
-        try:
-            lock.acquire(timeout=limit)
-        except Timeout:
-            raise TimeoutError(f"waited {limit:.0f} s for {what}; end the process that holds {path}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _draw_all(folder: Path, name: str, num_images: int, seed: int, progress: bool, options: dict) -> dict[str, list]:
     """Write the images; return COCO's lists."""
     (folder / IMAGES).mkdir(parents=True)
-    images: list[dict] = []
-    annotations: list[dict] = []
+    lists = CocoLists(folder / IMAGES, CLASS_NAMES)
     for index in tqdm(range(num_images), f"drawing {name}", unit="image", mininterval=1, disable=not progress):
         image, masks, classes, attributes = draw_image(np.random.default_rng([seed, index]), **options)
-        file_name, (height, width) = f"{index:06d}.png", image.shape[:2]
-        path = str(folder / IMAGES / file_name)
-        if not cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        path = folder / IMAGES / f"{index:06d}.png"
+        if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"cannot write {path}: is the disk full?")
-        entry = {"id": index + 1, "file_name": file_name, "height": height, "width": width}
-        images.append(entry | {"copies": attributes["has_copies"], "bar": attributes["has_bar"]})
-        rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, height, width))
-        for rle, class_id, split in zip(rles, classes, attributes["split_instances"], strict=True):
-            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": class_id + 1, "iscrowd": 0}
-            annotations.append(ids | mask_fields(rle) | {"split": split})
-    categories = [{"id": k, "name": class_name} for k, class_name in enumerate(CLASS_NAMES, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        rles = encode_masks(np.array(masks, dtype=bool).reshape(-1, *image.shape[:2]))
+        entry, annotations = lists.add("", path, zip(classes, rles, strict=True))
+        entry |= {"copies": attributes["has_copies"], "bar": attributes["has_bar"]}
+        for annotation, split in zip(annotations, attributes["split_instances"], strict=True):
+            annotation["split"] = split
+    return lists[""]

@@ -39,10 +39,8 @@ class DVISDatasetMapper:
     ):
         """`image_format`, `normalize`: see :mod:`.image_io`; `num_classes`: 0, class ids are not checked; `scale_of`:
         of an image's (height, width), see :func:`.scaling.inference_scale`."""
-        self.augmentations = T.AugmentationList(augmentations)
+        self.augmentations, self.is_train, self.scale_of = T.AugmentationList(augmentations), is_train, scale_of
         self.image_format, self.normalize, self.num_classes = image_format, normalize, num_classes
-        self.is_train = is_train
-        self.scale_of = scale_of
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True, **options: Any) -> dict[str, Any]:
@@ -58,13 +56,9 @@ class DVISDatasetMapper:
             augmentations += [kind(1 - jitter, 1 + jitter) for kind in kinds]
             if cfg.INPUT.CROP.ENABLED:
                 augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        return {
-            "is_train": is_train,
-            "augmentations": augmentations,
-            "image_format": cfg.INPUT.FORMAT,
-            "normalize": cfg.INPUT.NORMALIZE,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        } | options
+        pixels = {"image_format": cfg.INPUT.FORMAT, "normalize": cfg.INPUT.NORMALIZE}
+        own = {"is_train": is_train, "augmentations": augmentations, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
+        return own | pixels | options
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict, name = dict(dataset_dict), dataset_dict["file_name"]

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
+from ..safe_io import locked, replacing
 from .coco_file import read_json
 from .mask_folders import IMAGE_SUFFIXES, FormatError, pair_masks, part_of, read_masks, some
-from .polygon_files import is_labelme, is_yolo, read_labelme, read_yolo
+from .polygon_files import is_yolo, read_labelme, read_yolo
 from .to_coco import complete_coco
 
 CONVERTED, LOCK = "data", ".lock"  # in the output folder
@@ -51,10 +51,8 @@ def convert_folder(
     source, output = Path(source), Path(output_dir, CONVERTED)
     train, val = output / "train.json", output / "val.json"
     output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / LOCK):
-        info: dict[str, Any] = {}
-        if train.exists():
-            info = json.loads(train.read_text(encoding="utf-8"))["info"]
+    with locked(output / LOCK, f"another process to read {source}"):
+        info = read_json(train)["info"] if train.exists() else {}
         if not (info and keep):
             files = list_files(source)
             stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
@@ -64,11 +62,11 @@ def convert_folder(
                 kind, parts = read_folder(root, files, masks=source.is_dir())
                 summary = f"{source}: {kind}\n  {_divide(parts, seed)}"
                 info = {"fingerprint": fingerprint, "image_root": str(root), "summary": summary}
-                for path, part in ((val, "val"), (train, "train")):  # train.json last: it says that all is there
-                    path.unlink(missing_ok=True)
-                    if part in parts:
-                        path.with_suffix(".tmp").write_text(json.dumps({"info": info, **parts[part]}), encoding="utf-8")
-                        path.with_suffix(".tmp").replace(path)
+                train.unlink(missing_ok=True)
+                val.unlink(missing_ok=True)
+                for part in sorted(parts.keys() - {"test"}, reverse=True):  # train.json last: it says that all is there
+                    with replacing(output / f"{part}.json") as file:
+                        file.write(json.dumps({"info": info, **parts[part]}).encode())
     return Converted(str(train), str(val) if val.exists() else "", info["image_root"], info["summary"])
 
 
@@ -93,25 +91,28 @@ def list_files(source: Path) -> list[Path]:
 def read_folder(root: Path, files: list[Path], *, masks: bool = True) -> tuple[str, dict[str, Any]]:
     """The name of the format (with `masks` those of mask files too), and COCO's lists by part: "train", and "val" and
     "test" where there are such."""
-    contents = {}
+    coco, labelme = {}, {}
     for path in files:
         if path.suffix == ".json":
             with contextlib.suppress(ValueError):  # no JSON
-                contents[path] = read_json(path)
-    found: dict[str, Any] = {}
-    if any(map(is_coco, contents.values())):
-        found["COCO JSON"] = lambda: read_coco(root, files, contents)
-    if any(map(is_labelme, contents.values())):
-        found["LabelMe JSON"] = lambda: read_labelme(root, files, contents)
-    if any(map(is_yolo, files)):
-        found["YOLO outlines"] = lambda: read_yolo(root, files)
+                content = read_json(path)
+                if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+                    coco[path] = content
+                elif isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content:
+                    labelme[path] = content
     _, paired, are_labels = pair_masks(root, files)
-    if masks and paired:
-        found["label images" if are_labels else "binary masks, one an object"] = lambda: read_masks(root, files)
-    if len(found) != 1:
-        if found:
-            advice = "give a folder with one of them, or the JSON or data.yaml itself"
-            raise FormatError(f"{root} holds {' and '.join(found)}", advice)
+    readers = (
+        ("COCO JSON", coco, lambda: read_coco(root, files, coco)),
+        ("LabelMe JSON", labelme, lambda: read_labelme(root, files, labelme)),
+        ("YOLO outlines", any(is_yolo(root, path) for path in files), lambda: read_yolo(root, files)),
+        ("label images", masks and paired and are_labels, lambda: read_masks(root, files)),
+        ("binary masks, one an object", masks and paired and not are_labels, lambda: read_masks(root, files)),
+    )
+    found = {kind: read for kind, there, read in readers if there}
+    if len(found) > 1:
+        advice = "give a folder with one of them, or the JSON or data.yaml itself"
+        raise FormatError(f"{root} holds {' and '.join(found)}", advice)
+    if not found:
         number = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
         raise FormatError(f"{root} has {number} images, and nothing that says where their objects are", EXPECTED)
     ((kind, read),) = found.items()
@@ -125,15 +126,11 @@ def read_folder(root: Path, files: list[Path], *, masks: bool = True) -> tuple[s
     return kind, parts
 
 
-def is_coco(content: Any) -> bool:
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
-
-
 def read_coco(root: Path, files: list[Path], contents: dict[Path, Any]) -> dict[str, Any]:
     """By the part in the names or folders of the files. Images are found wherever they are below `root`. What exporters
     leave out (ids, boxes, areas) is filled in; what else is wrong is left to :func:`.validation.check_coco_json`."""
-    chosen = [path for path, content in contents.items() if is_coco(content)]
-    chosen = [path for path in chosen if path.name.startswith("instances")] or chosen  # COCO has keypoints beside them
+    # COCO has keypoints beside them
+    chosen = [path for path in contents if path.name.startswith("instances")] or list(contents)
     parts: dict[str, Any] = {}
     for path in chosen:
         part = part_of(path.relative_to(root)) if len(chosen) > 1 else ""
@@ -141,6 +138,9 @@ def read_coco(root: Path, files: list[Path], contents: dict[Path, Any]) -> dict[
             advice = "give the one to use, or name them train and val"
             raise FormatError(f"several COCO files for one purpose: {some(chosen)}", advice)
         content = {key: contents[path][key] for key in ("images", "annotations", "categories")}
+        for key, entries in content.items():
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise FormatError(f'"{key}" of {path} is no list of objects', "export it again as COCO JSON")
         with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # the check says it better
             content = complete_coco(content)
             _locate_images(content["images"], path, root, files)
@@ -155,42 +155,36 @@ def read_coco(root: Path, files: list[Path], contents: dict[Path, Any]) -> dict[
 
 def _locate_images(images: list[dict], json_file: Path, root: Path, files: list[Path]) -> None:
     """Make file names relative to `root`, as far as the files are found."""
-    by_name = defaultdict(list)
+    by_name, part = defaultdict(list), part_of(json_file.relative_to(root))
     for path in files:
         by_name[path.name].append(path)
-    part = part_of(json_file.relative_to(root))
     for image in images:
         name = PurePosixPath(image["file_name"].replace("\\", "/"))
-        same = by_name[name.name]
-        near = [json_file.parent / name, json_file.parent / "images" / name, root / name, root / "images" / name]
+        same, folders = by_name[name.name], [json_file.parent, json_file.parent / "images", root, root / "images"]
+        near = [[folder / name] for folder in folders if folder / name in same]
         similar = [path for path in same if part_of(path.relative_to(root)) == part]
-        for choice in (*([path] * (path in same) for path in near), similar, same):
-            if len(choice) == 1:
-                image["file_name"] = choice[0].relative_to(root).as_posix()
-                break
+        if found := next((choice[0] for choice in (*near, similar, same) if len(choice) == 1), None):
+            image["file_name"] = found.relative_to(root).as_posix()
 
 
 def _divide(parts: dict[str, Any], seed: int) -> str:
     """Move images from "train" to "val" where that is missing; what there is then, in words."""
-    how = ""
-    if "val" not in parts and len(parts["train"]["images"]) > 1:
-        chosen = _draw_validation(parts["train"], seed)
+    how, whole = "", parts["train"]
+    if "val" not in parts and len(whole["images"]) > 1:
+        chosen = _draw_validation(whole, seed)
         how = f" ({VAL_SHARE:.0%} of all, drawn by seed {seed}: there is no folder or file for validation)"
-        whole = parts["train"]
         for part, is_val in (("train", False), ("val", True)):
-            lists = {
-                "images": [i for i in whole["images"] if (i.get("id") in chosen) == is_val],
-                "annotations": [a for a in whole["annotations"] if (a.get("image_id") in chosen) == is_val],
+            parts[part] = whole | {
+                key: [entry for entry in whole[key] if (entry.get(id_key) in chosen) == is_val]
+                for key, id_key in (("images", "id"), ("annotations", "image_id"))
             }
-            parts[part] = whole | lists
     counts = {p: f"{len(c['images'])} images with {len(c['annotations'])} objects" for p, c in parts.items()}
     text = f"{counts['train']} to train on, {counts.get('val', 'nothing')} to validate on{how}"
     if "test" in parts:
         text += f"; {counts['test']} of the test part are not used"
-    names = [str(category.get("name")) for category in parts["train"]["categories"]]
-    return (
-        f"{text}\n  {len(names)} class{'es' * (len(names) > 1)}: {', '.join(names[:20])}{', ...' * (len(names) > 20)}"
-    )
+    names = [str(category.get("name")) for category in whole["categories"]]
+    listed = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+    return f"{text}\n  {len(names)} class{'es' * (len(names) > 1)}: {listed}"
 
 
 def _draw_validation(lists: dict[str, list[dict]], seed: int) -> set[Any]:
@@ -200,8 +194,8 @@ def _draw_validation(lists: dict[str, list[dict]], seed: int) -> set[Any]:
         classes.setdefault(annotation.get("image_id"), set()).add(annotation.get("category_id"))
     left = Counter(class_id for of_image in classes.values() for class_id in of_image)
     chosen: set[Any] = set()
-    order = list(classes)
-    order = [order[k] for k in np.random.default_rng(seed).permutation(len(order))]
+    ids = list(classes)
+    order = [ids[k] for k in np.random.default_rng(seed).permutation(len(ids))]
     for group in [i for i in order if classes[i]], [i for i in order if not classes[i]]:
         wanted = round(VAL_SHARE * len(group)) or int(len(group) > 1 and not chosen)
         for image_id in group:

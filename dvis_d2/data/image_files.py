@@ -1,4 +1,4 @@
-"""Image files, opened undecoded: TIFF by tifffile, PNG of 16-bit colors by imagecodecs, others by Pillow."""
+"""Image files, opened undecoded: TIFF by tifffile, PNG of 16-bit colors by OpenCV, others by Pillow."""
 
 import functools
 import itertools
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import imagecodecs
+import cv2
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -58,7 +58,6 @@ class Source(NamedTuple):
 
     info: ImageInfo
     read: Reader  # upright pixels
-    check: Callable[[], None]  # raises if the file is cut off
     close: Callable[[], None]
 
 
@@ -80,7 +79,7 @@ def pillow_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def _source(info: ImageInfo, read: Reader, check: Callable[[], None], close: Callable[[], None]) -> Source:
+def _source(info: ImageInfo, read: Reader, close: Callable[[], None]) -> Source:
     """With pixels turned upright, of an `info` and `read` of stored ones."""
     transpose, flip_y, flip_x = TURNS.get(info.orientation, (0, 0, 0))
     width, height = info.stored_size[::-1] if transpose else info.stored_size
@@ -93,7 +92,7 @@ def _source(info: ImageInfo, read: Reader, check: Callable[[], None], close: Cal
         window = read(x0, x1, y0, y1).swapaxes(0, 1) if transpose else read(y0, y1, x0, x1)
         return window[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
-    return Source(info._replace(width=width, height=height), upright, check, close)
+    return Source(info._replace(width=width, height=height), upright, close)
 
 
 def _check_page(page: int, pages: int) -> None:
@@ -126,21 +125,19 @@ def _open_pillow(path: str, page: int, head: bytes, tail: bytes) -> Source:
 
     @functools.cache
     def decoded() -> np.ndarray:
-        with open(path, "rb") as file:
-            pixels = imagecodecs.png_decode(file.read())
-        return pixels[..., [0, 0, 0, 1]] if pixels.shape[2] == 2 else pixels
+        image.load()  # raises if the file is damaged, where OpenCV may guess
+        pixels: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return decoded()[y0:y1, x0:x1] if deep else pillow_pixels(image.crop((x0, y0, x1, y1)))
 
-    def check() -> None:
-        if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):
-            read(0, 1, 0, 1)
-
+    if not tail.rstrip(b"\0\n").endswith(ENDS.get(kind, b"no known end")):
+        read(0, 1, 0, 1)  # raises if the file is cut off
     channels = 3 if image.mode == "P" else len(image.getbands())
     dtype = "uint16" if deep else DTYPES.get(image.mode, "uint8")
     info = ImageInfo(0, 0, image.size, pages, dtype, channels, orientation, kind)
-    return _source(info, read, check, image.close)
+    return _source(info, read, image.close)
 
 
 def _open_tiff(path: str, number: int, tail: bytes) -> Source:
@@ -153,78 +150,68 @@ def _open_tiff(path: str, number: int, tail: bytes) -> Source:
     if page.is_reduced:
         raise ImageError("has a preview alone, as the raw files of cameras: export it as TIFF or PNG")
     kind, samples = page.photometric.name, page.samplesperpixel
-    if kind not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and page.compression not in JPEG:
+    if kind not in ("MINISBLACK", "MINISWHITE", "RGB") and page.compression not in JPEG:
         return _open_pillow(path, number, b"", tail)
     alpha = samples == 2 and page.extrasamples[:1] in ((1,), (2,))
     if not (samples in (1, 3) or alpha or (samples == 4 and kind == "RGB")) or page.imagedepth > 1:
         found = f"{samples} channels ({kind.lower()})" if page.imagedepth == 1 else f"{page.imagedepth} layers"
         raise ImageError(f"has {found}, not 1, 3 or red, green, blue, alpha: choose one, or three as colors")
+    ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max(ends, default=0) > file.filehandle.size:
+        raise OSError("it is cut off")
     read_stored = _segment_reader(path, page)
 
     def read(*window: int) -> np.ndarray:
         pixels = read_stored(*window)
-        if kind == "PALETTE":
-            table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
-            return np.moveaxis(table[:, pixels[..., 0]], 0, -1).astype(np.uint8)
-        if kind == "MINISWHITE" and pixels.dtype.kind in "bu":
-            pixels = np.array(2**page.bitspersample - 1, pixels.dtype) ^ pixels
-        elif kind == "MINISWHITE":
-            pixels = -pixels
+        if kind == "MINISWHITE":
+            top = np.array(0 if pixels.dtype.kind in "if" else 2**page.bitspersample - 1, pixels.dtype)
+            pixels = top ^ pixels if pixels.dtype == bool else top - pixels
         return pixels[..., 0] if samples < 3 else pixels
 
-    def check() -> None:
-        ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
-        if max(ends, default=0) > file.filehandle.size:
-            raise OSError("it is cut off")
-
-    size, channels = (page.imagewidth, page.imagelength), 3 if kind == "PALETTE" else samples
-    orientation = page.tags["Orientation"].value if "Orientation" in page.tags else 1
-    info = ImageInfo(0, 0, size, pages, str(page.dtype), channels, int(orientation), "TIFF")
-    return _source(info, read, check, file.close)
+    size, orientation = (page.imagewidth, page.imagelength), page.tags.valueof("Orientation", default=1)
+    info = ImageInfo(0, 0, size, pages, str(page.dtype), samples, int(orientation), "TIFF")
+    return _source(info, read, file.close)
 
 
 def _segment_reader(path: str, page: Any) -> Reader:
     """Reads (h, w, samples) of a page, decoding no more than the strips or tiles that are touched."""
-    height, width, planes, file = page.imagelength, page.imagewidth, 1, page.parent.filehandle
-    samples = page.samplesperpixel
-    if page.planarconfig == 2:
-        planes, samples = samples, 1
-
-    def interleaved(window: np.ndarray) -> np.ndarray:
-        return window[0] if planes == 1 else np.moveaxis(window[..., 0], 0, -1)
+    height, width, samples, file = page.imagelength, page.imagewidth, page.samplesperpixel, page.parent.filehandle
+    planes = samples if page.planarconfig == 2 else 1
 
     def mapped(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         # mapped anew for each window, which frees the memory of the last one
-        dtype, shape = page.dtype.newbyteorder(page.parent.byteorder), (planes, height, width, samples)
-        stored = np.memmap(path, dtype, "r", page.dataoffsets[0], shape)
-        return interleaved(stored[:, y0:y1, x0:x1].astype(page.dtype))
+        stored = tifffile.memmap(path, page=page.index, mode="r").reshape(planes, height, width, -1)
+        return _interleaved(stored[:, y0:y1, x0:x1].astype(page.dtype))
 
     if page.is_memmappable:
         return mapped
     step_y, step_x = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
     rows, columns = -(-height // step_y), -(-width // step_x)
-    if (nbytes := step_y * step_x * samples * page.dtype.itemsize) > MAX_SEGMENT:
+    if (nbytes := step_y * step_x * samples // planes * page.dtype.itemsize) > MAX_SEGMENT:
         raise ImageError(f"is too large, a strip or tile of {nbytes / 2**30:.1f} GiB: save it with tiles of 512 x 512")
     jpeg = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
 
     @functools.lru_cache(maxsize=max(1, CACHE // nbytes))
-    def segment(index: int) -> np.ndarray | None:
+    def segment(index: int) -> tuple[np.ndarray | None, int, int]:
         file.seek(page.dataoffsets[index])
-        data = file.read(page.databytecounts[index])
-        if len(data) < page.databytecounts[index]:
-            raise OSError("it is cut off")
-        return page.decode(data or None, index, **jpeg)[0]
+        data = file.read(page.databytecounts[index]) or None
+        pixels, (_, _, y, x, _), _ = page.decode(data, index, **jpeg)
+        return pixels, y, x
 
     def decoded(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        window = np.zeros((planes, y1 - y0, x1 - x0, samples), page.dtype)
+        window = np.zeros((planes, y1 - y0, x1 - x0, samples // planes), page.dtype)
         touched = range(planes), range(y0 // step_y, -(-y1 // step_y)), range(x0 // step_x, -(-x1 // step_x))
         for plane, row, column in itertools.product(*touched):
-            tile = segment((plane * rows + row) * columns + column)
-            if tile is not None:  # never written, in a sparse file
-                y, x = row * step_y - y0, column * step_x - x0
-                part = tile[0, max(-y, 0) : y1 - y0 - y, max(-x, 0) : x1 - x0 - x]
-                y, x = max(y, 0), max(x, 0)
-                window[plane, y : y + len(part), x : x + part.shape[1]] = part
-        return interleaved(window)
+            pixels, y, x = segment((plane * rows + row) * columns + column)
+            if pixels is not None:  # never written, in a sparse file
+                top, left = max(y, y0), max(x, x0)
+                part = pixels[0, top - y : y1 - y, left - x : x1 - x]
+                window[plane, top - y0 :, left - x0 :][: len(part), : part.shape[1]] = part
+        return _interleaved(window)
 
     return decoded
+
+
+def _interleaved(window: np.ndarray) -> np.ndarray:
+    """(h, w, samples) of (planes, h, w, samples of each)."""
+    return window[0] if len(window) == 1 else np.moveaxis(window[..., 0], 0, -1)

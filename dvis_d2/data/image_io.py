@@ -24,13 +24,12 @@ from PIL import Image, ImageOps
 from .image_files import MAX_PIXELS, ImageError, ImageInfo, Reader, open_image, pillow_pixels
 from .pixels import SAMPLE, Conversion, fit_conversion
 
-NORMALIZATIONS = ("auto", "percentile", "none")
 BAND = 2**20  # pixels that are converted at a time
 EXPECTED = "expected are booleans, integers or floats, (H, W) or (H, W, 1, 3 or 4)"
 Path = str | os.PathLike
 
 
-class ImageWindows:
+class ImageWindows(contextlib.AbstractContextManager):
     """An image read by windows, for those too large to hold: of a TIFF the strips or tiles that are touched are
     decoded, other formats once. Pixels are those of :func:`read_image`, or, by ``stored(y0, y1, x0, x1)``, those of the
     file, (h, w), or RGB(A) (h, w, 3 or 4), upright. To be closed, or used in `with`."""
@@ -53,9 +52,6 @@ class ImageWindows:
             raise ValueError(f"window {y0}:{y1}, {x0}:{x1} is not inside {self._name}, of {self.shape}")
         with _errors_name(self._name):
             return _converted(self.stored, (y0, y1, x0, x1), self._convert, self._format)
-
-    def __enter__(self) -> "ImageWindows":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -100,11 +96,11 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
     if pixels.ndim not in (2, 3) or not pixels.size or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ValueError(f"{what} has not the shape of an image; {EXPECTED}")
     values = pixels[..., 0] if pixels.shape[2:] == (1,) else np.asarray(pixels)
+    height, width = values.shape[:2]
 
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return values[y0:y1, x0:x1]
 
-    height, width = values.shape[:2]
     try:
         return _converted(read, (0, height, 0, width), _fit(read, (height, width), normalize), order)
     except ImageError as error:
@@ -114,25 +110,22 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
 def probe_image(file_name: Path, *, page: int = 0) -> ImageInfo:
     """The header of an image file; nothing is decoded but what seems cut off. Errors are those of :func:`read_image`,
     but TIFF above MAX_PIXELS is described: :class:`ImageWindows` reads it."""
-    with _errors_name(name := os.fspath(file_name)):
-        source = open_image(PathManager.get_local_path(name), page)
-        with contextlib.closing(source):
-            source.check()
-            return source.info
+    name = os.fspath(file_name)
+    with _errors_name(name), contextlib.closing(open_image(PathManager.get_local_path(name), page)) as source:
+        return source.info
 
 
 def _fit(read: Reader, size: tuple[int, int], normalize: str) -> Conversion:
-    height, width = size
-    corner = read(0, 1, 0, 1)
-    if corner.dtype == np.uint8 and corner.shape[2:] != (4,) and normalize != "percentile":  # nothing to find out
-        return fit_conversion(corner, normalize)
-    step = -(-height * width // SAMPLE)
-    rows = [read(y, y + 1, 0, width) for y in range(0, height, step)] if step > 1 else [read(0, height, 0, width)]
-    return fit_conversion(np.concatenate(rows), normalize)
+    (height, width), sample = size, read(0, 1, 0, 1)
+    if sample.dtype != np.uint8 or sample.shape[2:] == (4,) or normalize == "percentile":  # or nothing to find out
+        step = -(-height * width // SAMPLE)
+        rows = [read(y, y + 1, 0, width) for y in range(0, height, step)] if step > 1 else [read(0, height, 0, width)]
+        sample = np.concatenate(rows)
+    return fit_conversion(sample, normalize)
 
 
 def _converted(read: Reader, window: tuple[int, int, int, int], convert: Conversion, order: str) -> np.ndarray:
-    """uint8 (h, w, 3) of a window, a few rows at a time: on the way they may need eight times the memory."""
+    """uint8 (h, w, 3) of a window, a few rows at a time: in between they may need eight times the memory."""
     top, bottom, left, right = window
     image = np.empty((bottom - top, right - left, 3), np.uint8)
     step = max(1, BAND // (right - left))
@@ -144,7 +137,8 @@ def _converted(read: Reader, window: tuple[int, int, int, int], convert: Convers
 
 
 def _checked(image_format: str, normalize: str) -> str:
-    for key, value, known in (("FORMAT", image_format, ("BGR", "RGB", "L")), ("NORMALIZE", normalize, NORMALIZATIONS)):
+    options = (("FORMAT", image_format, ("BGR", "RGB", "L")), ("NORMALIZE", normalize, ("auto", "percentile", "none")))
+    for key, value, known in options:
         if value not in known:
             raise ValueError(f"INPUT.{key} is {value!r}: give one of {', '.join(known)}")
     return image_format

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 from scipy import ndimage
 
@@ -39,20 +40,22 @@ class CocoLists(dict):
     """COCO's lists by part. Ids start at 1; file names are relative to the folder `root`."""
 
     def __init__(self, root: Path, class_names: Iterable[str] = ("object",)):
-        super().__init__()
         self.root = root
         self.categories = [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)]
 
-    def add(self, part: str, image: Path, objects: Iterable[tuple[int, Any]]) -> None:
-        """An image and its objects: class number from 0, and polygons or RLE."""
+    def add(self, part: str, image: Path, objects: Iterable[tuple[int, Any]]) -> tuple[dict, list[dict]]:
+        """Enter an image and its objects: class number from 0, and polygons or RLE. The new entries."""
         lists = self.setdefault(part, {"images": [], "annotations": [], "categories": self.categories})
-        image_id, name, size = len(lists["images"]) + 1, os.path.relpath(image, self.root), image_size(image)
-        lists["images"].append(
-            {"id": image_id, "file_name": Path(name).as_posix(), "height": size[0], "width": size[1]}
-        )
-        for class_id, segmentation in objects:
-            ids = {"id": len(lists["annotations"]) + 1, "image_id": image_id, "category_id": class_id + 1, "iscrowd": 0}
-            lists["annotations"].append(ids | coco_fields(segmentation, size, str(image)))
+        size, image_id = image_size(image), len(lists["images"]) + 1
+        name = Path(os.path.relpath(image, self.root)).as_posix()
+        lists["images"].append(entry := {"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        added = [
+            {"id": number, "image_id": image_id, "category_id": class_id + 1, "iscrowd": 0}
+            | coco_fields(segmentation, size, str(image))
+            for number, (class_id, segmentation) in enumerate(objects, start=len(lists["annotations"]) + 1)
+        ]
+        lists["annotations"] += added
+        return entry, added
 
 
 def part_of(path: Path) -> str:
@@ -130,25 +133,19 @@ def read_masks(root: Path, files: list[Path]) -> CocoLists:
         lists.add(part_of(image.relative_to(root).parent), image, ((0, rle) for rle in objects))
     if most == 1 and 2 * len(in_parts) > len(images):
         advice = "give every object its own integer, say with skimage.measure.label"
-        raise FormatError(
-            f"masks of foreground, not of objects (one value, in several places): {some(in_parts)}", advice
-        )
+        what = f"masks of foreground, not of objects (one value, in several places): {some(in_parts)}"
+        raise FormatError(what, advice)
     return lists
 
 
 def read_labels(path: Path) -> np.ndarray:
     """Integers >= 0, int64 (h, w), of a PNG (of a palette's, the indices), TIFF or another file without loss."""
     try:
-        if path.suffix.lower().startswith(".tif"):
-            import tifffile  # Pillow does not read all integers
-
-            labels = np.squeeze(tifffile.imread(path))
-        else:
-            labels = np.asarray(Image.open(path))
+        is_tiff = path.suffix.lower().startswith(".tif")  # of which Pillow does not read all integers
+        labels = np.squeeze(tifffile.imread(path)) if is_tiff else np.asarray(Image.open(path))
     except Exception as error:  # whatever the libraries make of damaged files
-        raise FormatError(
-            f"mask {path} cannot be read ({error})", "save it again, as PNG or TIFF of integers"
-        ) from error
+        advice = "save it again, as PNG or TIFF of integers"
+        raise FormatError(f"mask {path} cannot be read ({error})", advice) from error
     if labels.ndim == 3 and labels.shape[2] <= 4:
         channels = labels[:, :, : 3 if labels.shape[2] > 2 else 1]
         labels = labels[:, :, 0] if (channels == channels[:, :, :1]).all() else labels  # gray, saved as color

@@ -32,15 +32,11 @@ class Conversion(NamedTuple):
         values = pixels[..., self.channels] if pixels.ndim == 3 else pixels
         if values.dtype == np.uint8 and (self.low, self.high) == (0, 255):
             return values
-        if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
-            table = self._scaled(np.arange(np.iinfo(values.dtype).max + 1))
-            return table[values]
         _check_finite(values)
-        return self._scaled(values)
-
-    def _scaled(self, values: np.ndarray) -> np.ndarray:
-        share = (values.astype(float) - self.low) / (self.high - self.low)
-        return np.rint(np.clip(share * 255, 0, 255)).astype(np.uint8)
+        few = values.dtype in (np.uint8, np.uint16)  # to be looked up
+        levels = (np.arange(65536) if few else values).astype(float)
+        scaled = np.rint(np.clip((levels - self.low) / (self.high - self.low) * 255, 0, 255)).astype(np.uint8)
+        return scaled[values] if few else scaled
 
 
 def fit_conversion(sample: np.ndarray, normalize: str) -> Conversion:
@@ -82,11 +78,8 @@ def _stretched(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, PERCENTILES).tolist()
     if low == high:  # no noise, hardly an object
         low, high = float(values.min()), float(values.max())
-    steps = np.abs(np.diff(values, axis=1))
-    noise = (
-        float(np.median(steps)) / 0.954 if steps.size else 0
-    )  # the median of |a - b| of normal a and b is 0.954 sigma
-    spread = high - low
+    steps, spread = np.abs(np.diff(values, axis=1)), high - low
+    noise = np.median(steps).item() / 0.954 if steps.size else 0  # of normal a and b, |a - b|'s median is 0.954 sigma
     high = low + min(max(spread, NOISE_RANGE * noise), 3 * spread)  # 3: texture is no noise, and must not get black
     return low, high if high > low else np.inf  # one value: black
 

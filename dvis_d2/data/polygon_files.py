@@ -10,47 +10,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
+from ..safe_io import parse_yaml
 from .annotations import to_mask
 from .mask_folders import IMAGE_SUFFIXES, CocoLists, FormatError, image_size, part_of, some
 
 YOLO_LINE = "a line is: class x y x y x y ..., at least three points, as shares of width and height (0 to 1)"
 
 
-def is_yolo(path: Path) -> bool:
+def is_yolo(root: Path, path: Path) -> bool:
     """Whether a file is a data.yaml, or holds the labels of an image."""
     if path.suffix in (".yaml", ".yml"):
-        return re.search(r"^(names|train|nc)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-    return path.suffix == ".txt" and "labels" in path.parts
+        return re.search(rb"^(names|train|nc)\s*:", path.read_bytes(), re.MULTILINE) is not None
+    return path.suffix == ".txt" and "labels" in path.relative_to(root).parts
 
 
 def read_yolo(root: Path, files: list[Path]) -> CocoLists:
     """Images of data.yaml's "train", "val" and "test", with labels/NAME.txt for images/NAME.*, or beside the image. An
     image without a text file has no objects."""
-    described = [path for path in files if path.suffix != ".txt" and is_yolo(path)]
+    described = [path for path in files if path.suffix != ".txt" and is_yolo(root, path)]
     if len(described) != 1:
         what = f"YOLO labels with {len(described)} descriptions in {root}: {some(described) or 'no data.yaml'}"
         raise FormatError(what, 'one data.yaml is expected, with "names", "train" and "val"; --data takes it as well')
-    try:
-        content = dict(yaml.safe_load(described[0].read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise FormatError(f"{described[0]} is no YAML of keys and values ({error})", "export it again") from error
+    content = parse_yaml(described[0].read_bytes(), str(described[0]))
     names = content.get("names")
     names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(names, dict) or not names or content.get("nc", len(names)) != len(names):
+    numbered = isinstance(names, dict) and all(isinstance(key, int) for key in names)
+    if not numbered or not names or content.get("nc", len(names)) != len(names):
         what = f'"names" is {names!r} and "nc" {content.get("nc")!r} in {described[0]}'
         raise FormatError(what, 'list the class names, in the order of their ids: names: ["cat", "dog"]')
     ids = {key: k for k, key in enumerate(sorted(names))}
-    texts, lists = {path for path in files if path.suffix == ".txt"}, CocoLists(root, (str(names[key]) for key in ids))
+    lists, start = CocoLists(root, (str(names[key]) for key in ids)), described[0].parent / str(content.get("path", ""))
     labels: dict[Path, Path | None] = {}
     for part in ("train", "val", "test"):
         entries = content.get(part) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
-            for image in _yolo_images(described[0].parent / str(content.get("path", "")), entry, described[0], files):
+        for entry in entries if isinstance(entries, list) else [entries]:
+            for image in _yolo_images(start, str(entry), described[0], files):
                 if image not in labels:  # "val" is often the same as "train"
-                    labels[image] = text = _yolo_labels(image, texts)
+                    labels[image] = text = _yolo_labels(image)
                     lists.add(part, image, _yolo_objects(text, image_size(image), ids) if text else ())
     if not any(labels.values()):
         raise FormatError(f"no labels for the {len(labels)} images of {described[0]}", "put them as labels/NAME.txt")
@@ -65,24 +63,26 @@ def _yolo_images(start: Path, entry: str, described: Path, files: list[Path]) ->
     if found is None:
         raise FormatError(f"{described}: {entry} is not in {described.parent}", "correct the path")
     if found.suffix == ".txt":
-        lines = found.read_text(encoding="utf-8").splitlines()
-        return [image for line in filter(None, lines) for image in _yolo_images(start, line.strip(), described, files)]
-    return (
-        [found] if found.is_file() else [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and found in p.parents]
-    )
+        lines = map(str.strip, _lines(found))
+        return [image for line in filter(None, lines) for image in _yolo_images(start, line, described, files)]
+    inside = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and found in path.parents]
+    return [found] if found.is_file() else inside
 
 
-def _yolo_labels(image: Path, texts: set[Path]) -> Path | None:
-    parts = list(image.with_suffix(".txt").parts)
-    if "images" in parts[:-1]:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return next((path for path in (Path(*parts), image.with_suffix(".txt")) if path in texts), None)
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+
+
+def _yolo_labels(image: Path) -> Path | None:
+    """In labels/ for the last images/ of the path, or beside the image."""
+    before, found, after = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
+    tried = Path(before + found.replace("images", "labels") + after), image.with_suffix(".txt")
+    return next(filter(Path.is_file, tried), None)
 
 
 def _yolo_objects(path: Path, size: tuple[int, int], ids: dict[Any, int]) -> list[tuple[int, list]]:
-    height, width = size
     objects = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         where, words = f"{path}, line {number}", line.split()
         if not words:
             continue
@@ -96,26 +96,20 @@ def _yolo_objects(path: Path, size: tuple[int, int], ids: dict[Any, int]) -> lis
             raise FormatError(f"{where} is a box, no outline", f"export instance segmentation; {YOLO_LINE}")
         if len(values) < 6 or len(values) % 2 or not all(math.isfinite(v) and -0.01 <= v <= 1.01 for v in values):
             raise FormatError(f"{where} is no outline: {line[:60]}", YOLO_LINE)
-        points = np.clip(np.reshape(values, (-1, 2)), 0, 1) * (width, height)
+        points = np.clip(np.reshape(values, (-1, 2)), 0, 1) * size[::-1]
         objects.append((ids[class_id], [points.ravel().round(3).tolist()]))
     return objects
 
 
-def is_labelme(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
-
-
 def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> CocoLists:
-    """Polygons, rectangles and masks; shapes of one label and group_id are one object. `contents`: parsed JSON
-    files, where those of other kinds are left out."""
-    contents = {path: content for path, content in contents.items() if is_labelme(content)}
+    """Polygons, rectangles and masks; shapes of one label and group_id are one object."""
     shapes = [shape for content in contents.values() for shape in content["shapes"] if isinstance(shape, dict)]
     names = sorted({str(shape.get("label")) for shape in shapes})
     lists, images = CocoLists(root, names), {p.with_suffix(""): p for p in files if p.suffix in IMAGE_SUFFIXES}
     for path, content in contents.items():
         named = path.parent / str(content["imagePath"]).replace("\\", "/")
-        tried = named, path.parent / named.name, images.get(path.with_suffix(""), path.with_suffix(""))
-        image = next((file for file in tried if file.is_file()), None)
+        tried = named, path.parent / named.name, images.get(path.with_suffix(""), named)
+        image = next(filter(Path.is_file, tried), None)
         if image is None:
             raise FormatError(f"{path} is for {named}, which is not there", "put the image beside the JSON")
         grouped: dict[Any, list] = defaultdict(list)
@@ -123,7 +117,9 @@ def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> Co
             where = f"{path}, shape {index}"
             try:
                 label, group, segmentation = shape["label"], shape.get("group_id"), _labelme_shape(shape, image, where)
-            except (AttributeError, KeyError, TypeError, OSError) as error:
+            except FormatError:
+                raise
+            except Exception as error:  # whatever is made of malformed shapes
                 raise FormatError(f"{where} cannot be read ({error!r})", "draw it again, or take it out") from error
             grouped[label, index if group is None else f"group {group}"].append(segmentation)
         objects = [(names.index(str(label)), _union(parts, image)) for (label, _), parts in grouped.items()]

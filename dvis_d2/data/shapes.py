@@ -52,15 +52,14 @@ def draw_image(
     """
     side = min(height, width)
     least, greatest = object_size or (max(fraction * side, MIN_DIAMETER) for fraction in DEFAULT_SIZE)
+    shares = {"bars": bars, "copies": copies, "min_visible": min_visible}
     sizes, names = f"object_size {least, greatest} px", ", ".join(CLASS_NAMES)
     for fine, message in (
         (side >= MIN_SIDE, f"a picture of {height} x {width} px is too small: give at least {MIN_SIDE} x {MIN_SIDE}"),
         (1 <= num_objects[0] <= num_objects[1], f"num_objects is {tuple(num_objects)}: give 1 <= least <= greatest"),
         (MIN_DIAMETER <= least <= greatest, f"{sizes}: give {MIN_DIAMETER} <= least <= greatest"),
         (least <= 2 * side, f"{sizes} does not fit into {height} x {width} px"),
-        (0 <= bars <= 1, f"bars is {bars}: give a number in [0, 1]"),
-        (0 <= copies <= 1, f"copies is {copies}: give a number in [0, 1]"),
-        (0 <= min_visible <= 1, f"min_visible is {min_visible}: give a number in [0, 1]"),
+        *((0 <= value <= 1, f"{name} is {value}: give a number in [0, 1]") for name, value in shares.items()),
         (class_names and {*class_names} <= {*CLASS_NAMES}, f"class_names is {list(class_names)}: give some of {names}"),
     ):
         if not fine:
@@ -70,27 +69,26 @@ def draw_image(
     class_ids = [CLASS_NAMES.index(name) for name in class_names]
     count = int(rng.integers(num_objects[0], num_objects[1] + 1))
     with_copies = num_objects[1] >= 2 and rng.random() < copies
-    count = max(count, 2) if with_copies else count
+    count = max(count, 1 + with_copies)
     appearances = [look.sample_appearance(rng, (least, greatest), class_ids, background) for _ in range(count)]
     if with_copies:
         original, *others = rng.permutation(count)[: int(rng.integers(2, 4))]
         for other in others:
             appearances[other] = appearances[original]
-    owner, placed, needed = _place(rng, appearances, height, width, min_visible)
+    owner, placed, needed = _place(rng, appearances, (height, width), min_visible)
     placed_bars: list[Bar] = []
-    if rng.random() < bars:
-        for _ in range(int(rng.integers(1, 3))):
-            owner, bar = _cut(rng, owner, placed, needed, background)
-            placed_bars += [bar] if bar else []
+    for _ in range(int(rng.integers(1, 3)) if rng.random() < bars else 0):
+        owner, bar = _cut(rng, owner, placed, needed, background)
+        placed_bars += [bar] if bar else []
     noise = rng.uniform(0.01, 0.04) if texture else rng.uniform(0.005, 0.015)
     image = look.render(rng, background, placed, placed_bars, (height, width), noise)
     masks = [owner == k for k in range(1, len(placed) + 1)]
     attributes = {
         "has_bar": bool(placed_bars),
         "split_instances": [is_split(mask) for mask in masks],
-        "has_copies": len({id(appearance) for appearance, _ in placed}) < len(placed),
+        "has_copies": len({id(thing.appearance) for thing in placed}) < len(placed),
     }
-    return image, masks, [appearance.class_id for appearance, _ in placed], attributes
+    return image, masks, [thing.appearance.class_id for thing in placed], attributes
 
 
 def is_split(mask: np.ndarray) -> bool:
@@ -101,40 +99,36 @@ def is_split(mask: np.ndarray) -> bool:
 
 
 def _place(
-    rng: np.random.Generator, appearances: list[Appearance], height: int, width: int, min_visible: float
-) -> tuple[np.ndarray, Placed, list[float]]:
+    rng: np.random.Generator, appearances: list[Appearance], size: tuple[int, int], min_visible: float
+) -> tuple[np.ndarray, list[Placed], list[float]]:
     """The owner map (int32 (H, W), k on the k-th placed object, else 0), the placed objects, and how many px of each
     must stay visible."""
-    owner = np.zeros((height, width), dtype=np.int32)
-    placed: Placed = []
+    owner, visible = np.zeros(size, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    placed: list[Placed] = []
     needed: list[float] = []
-    visible = np.zeros(0, dtype=np.int64)
     for appearance in appearances:
         for _ in range(TRIES):
-            center = (float(rng.uniform(0, width - 1)), float(rng.uniform(0, height - 1)))
-            window, distance = look.object_window(appearance, center)
-            window, local = look.clip_window(window, height, width)
-            mask = distance[local] < 0
-            area = np.count_nonzero(mask)
-            required = max(min_visible * np.count_nonzero(distance < 0), MIN_VISIBLE_PIXELS)
-            hidden = np.bincount(owner[window][mask], minlength=len(placed) + 1)[1:]
-            if area < required or np.any(visible - hidden < needed):
-                continue
-            placed.append((appearance, center))
-            owner[window][mask] = len(placed)
-            visible = np.append(visible - hidden, area)
-            needed.append(required)
-            break
+            center = (float(rng.uniform(0, size[1] - 1)), float(rng.uniform(0, size[0] - 1)))
+            thing, area = look.place(appearance, center, size)
+            mask = thing.distance < 0
+            shown, required = np.count_nonzero(mask), max(min_visible * area, MIN_VISIBLE_PIXELS)
+            hidden = np.bincount(owner[thing.window][mask], minlength=len(placed) + 1)[1:]
+            if shown >= required and np.all(visible - hidden >= needed):
+                placed.append(thing)
+                owner[thing.window][mask] = len(placed)
+                visible = np.append(visible - hidden, shown)
+                needed.append(required)
+                break
     return owner, placed, needed
 
 
 def _cut(
-    rng: np.random.Generator, owner: np.ndarray, placed: Placed, needed: list[float], background: Texture
+    rng: np.random.Generator, owner: np.ndarray, placed: list[Placed], needed: list[float], background: Texture
 ) -> tuple[np.ndarray, Bar | None]:
     """Lay one bar across a random object so that it falls in two; without a bar where that would hide too much."""
     for _ in range(TRIES if placed else 0):
         target = int(rng.integers(len(placed)))
-        appearance, center = placed[target]
+        appearance, center = placed[target][:2]
         dx, dy = rng.uniform(-0.15, 0.15, 2) * appearance.diameter
         width = max(appearance.diameter * rng.uniform(0.12, 0.25), 3.0)
         bar = look.sample_bar(rng, (center[0] + float(dx), center[1] + float(dy)), width, background)

@@ -34,7 +34,11 @@ class Appearance(NamedTuple):
     texture: Texture
 
 
-Placed = list[tuple[Appearance, Point]]  # objects and their centers, in drawing order
+class Placed(NamedTuple):
+    appearance: Appearance
+    center: Point
+    window: Window  # around it, inside the picture
+    distance: np.ndarray  # signed, px, there
 
 
 class Bar(NamedTuple):
@@ -71,22 +75,16 @@ def signed_distance(class_id: int, x: np.ndarray, y: np.ndarray, radius: float) 
     return (r * np.cos(theta) - radius) * normal[0] + r * np.sin(theta) * normal[1]
 
 
-def object_window(appearance: Appearance, center: Point) -> tuple[Window, np.ndarray]:
-    """A window around an object (it may leave the picture), and the signed distance (px) there."""
-    radius = appearance.diameter / 2
-    reach = int(np.ceil(radius)) + 2
-    cx, cy = int(round(center[0])), int(round(center[1]))
-    window = slice(cy - reach, cy + reach + 1), slice(cx - reach, cx + reach + 1)
-    return window, signed_distance(appearance.class_id, *_object_frame(appearance, center, window), radius)
-
-
-def clip_window(window: Window, height: int, width: int) -> tuple[Window, Window]:
-    """The part of a window that lies in the picture (it may be empty), and where it lies in the window."""
-    rows, cols = window
-    top, left = min(max(rows.start, 0), height), min(max(cols.start, 0), width)
-    bottom, right = max(min(rows.stop, height), top), max(min(cols.stop, width), left)
-    local = slice(top - rows.start, bottom - rows.start), slice(left - cols.start, right - cols.start)
-    return (slice(top, bottom), slice(left, right)), local
+def place(appearance: Appearance, center: Point, size: tuple[int, int]) -> tuple[Placed, int]:
+    """An object whose center is in a picture of `size` (height, width), and its area (px), outside of the picture too.
+    A margin of 1 px or more is around it."""
+    reach = int(np.ceil(appearance.diameter / 2)) + 2
+    y, x = (int(round(coordinate)) - reach for coordinate in reversed(center))
+    frame = _object_frame(appearance, center, (slice(y, y + 2 * reach + 1), slice(x, x + 2 * reach + 1)))
+    distance = signed_distance(appearance.class_id, *frame, appearance.diameter / 2)
+    inside = distance[max(-y, 0) : size[0] - y, max(-x, 0) : size[1] - x]
+    window = slice(max(y, 0), max(y, 0) + inside.shape[0]), slice(max(x, 0), max(x, 0) + inside.shape[1])
+    return Placed(appearance, center, window, inside), int(np.count_nonzero(distance < 0))
 
 
 def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> Texture:
@@ -95,16 +93,16 @@ def sample_background(rng: np.random.Generator, *, texture: bool, side: int) -> 
     strength = rng.uniform(0.08, 0.16) if texture else rng.uniform(0.0, 0.08)
     second = np.clip(first + strength * rng.choice([-1.0, 1.0]) + rng.uniform(-0.05, 0.05, 3), 0, 1)
     kind = str(rng.choice(BACKGROUNDS)) if texture else "gradient"
-    period = side * rng.uniform(0.05, 0.2)
-    return Texture(kind, np.stack([first, second]), period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
+    return Texture(
+        kind, np.stack([first, second]), side * rng.uniform(0.05, 0.2), *rng.uniform(0, 2 * np.pi, 2).tolist()
+    )
 
 
 def sample_appearance(rng: np.random.Generator, diameters: Point, classes: Sequence[int], avoid: Texture) -> Appearance:
     """`avoid` is the background, from whose colors the object's differ."""
-    diameter = rng.uniform(*diameters)
-    kind, colors = str(rng.choice(FILLS)), _contrasting_colors(rng, avoid.colors, MIN_CONTRAST)
-    period = diameter * rng.uniform(0.2, 0.4)
-    texture = Texture(kind, colors, period, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi))
+    diameter, kind = rng.uniform(*diameters), str(rng.choice(FILLS))
+    colors = _contrasting_colors(rng, avoid.colors, MIN_CONTRAST)
+    texture = Texture(kind, colors, diameter * rng.uniform(0.2, 0.4), *rng.uniform(0, 2 * np.pi, 2).tolist())
     return Appearance(classes[int(rng.integers(len(classes)))], diameter, rng.uniform(0, 2 * np.pi), texture)
 
 
@@ -118,15 +116,17 @@ def sample_bar(rng: np.random.Generator, through: Point, width: float, avoid: Te
 
 
 def render(
-    rng: np.random.Generator, background: Texture, objects: Placed, bars: list[Bar], size: tuple[int, int], noise: float
+    rng: np.random.Generator,
+    background: Texture,
+    objects: list[Placed],
+    bars: list[Bar],
+    size: tuple[int, int],
+    noise: float,
 ) -> np.ndarray:
     """Paint background, objects in order, bars, and noise (standard deviation, of 1). uint8 (*size, 3)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     canvas = _fill(background, x, y, max(size))
-    for appearance, center in objects:
-        window, distance = object_window(appearance, center)
-        window, local = clip_window(window, *size)
-        distance = distance[local]
+    for appearance, center, window, distance in objects:
         color = _fill(appearance.texture, *_object_frame(appearance, center, window), appearance.diameter)
         color *= (0.6 + 0.4 * np.clip(-distance / RIM_WIDTH, 0, 1))[..., None]
         _blend(canvas[window], color, distance)
@@ -138,17 +138,13 @@ def render(
 
 def _contrasting_colors(rng: np.random.Generator, avoid: np.ndarray, contrast: float) -> np.ndarray:
     """float (2, 3): two shades of one color, the farthest of up to 30 draws if none is `contrast` away."""
-    best, best_distance = avoid, -1.0
-    for _ in range(30):
+    draws: list[tuple[float, np.ndarray]] = []
+    while len(draws) < 30 and not (draws and draws[-1][0] >= contrast):
         first = rng.uniform(0, 1, 3)
         second = np.clip(first + rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.25), 0, 1)
         pair = np.stack([first, second])
-        distance = float(np.linalg.norm(pair[:, None] - avoid[None], axis=-1).min())
-        if distance > best_distance:
-            best, best_distance = pair, distance
-        if distance >= contrast:
-            break
-    return best
+        draws.append((float(np.linalg.norm(pair[:, None] - avoid[None], axis=-1).min()), pair))
+    return max(draws, key=lambda draw: draw[0])[1]
 
 
 def _object_frame(appearance: Appearance, center: Point, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -170,20 +166,18 @@ def _fill(texture: Texture, x: np.ndarray, y: np.ndarray, extent: float) -> np.n
     """float32 (..., 3): the texture at x, y; `extent` (px) is the length of a gradient."""
     u, v = _rotate(x, y, texture.angle)
     wave, phase = np.float32(2 * np.pi / texture.period), texture.phase
-    if texture.kind in ("plain", "gradient"):
-        weight = np.clip(u / np.float32(extent) + 0.5, 0, 1) * (0.3 if texture.kind == "plain" else 1.0)
-    elif texture.kind == "stripes":
-        weight = 0.5 + 2 * np.sin(wave * u + phase)
-    elif texture.kind == "checks":
-        weight = 0.5 + 2 * (np.sin(wave * u + phase) * np.sin(wave * v))
-    elif texture.kind == "dots":
-        weight = 0.5 + 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9)
-    elif texture.kind == "weave":
-        weight = 0.5 + 0.25 * (np.sin(wave * u + phase) + np.sin(wave * v))
-    else:  # blotches: a few waves of unrelated direction and length look irregular and need no random field
+    if texture.kind == "blotches":  # a few waves of unrelated direction and length look irregular
         directions = phase + np.array([0.0, 1.1, 2.3, 3.9])
         waves = wave * np.array([0.37, 0.61, 0.83, 1.3], dtype=np.float32)
         total = sum(np.sin(w * _rotate(u, v, d)[0] + 5 * d) for w, d in zip(waves, directions, strict=True))
         weight = 0.5 + 0.22 * total
+    elif texture.kind == "dots":
+        weight = 0.5 + 2 * (np.cos(wave * u) + np.cos(wave * v + phase) - 0.9)
+    elif texture.kind in ("plain", "gradient"):
+        weight = np.clip(u / np.float32(extent) + 0.5, 0, 1) * (0.3 if texture.kind == "plain" else 1.0)
+    else:
+        along, across = np.sin(wave * u + phase), np.sin(wave * v)
+        weights = {"stripes": 2 * along, "checks": 2 * (along * across), "weave": 0.25 * (along + across)}
+        weight = 0.5 + weights[texture.kind]
     first, second = texture.colors.astype(np.float32)
     return first + np.clip(weight, 0, 1).astype(np.float32)[..., None] * (second - first)

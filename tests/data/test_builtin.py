@@ -17,13 +17,13 @@ from dvis_d2.data.builtin import (
     BUILTIN_SPLITS,
     PRESETS,
     ShapesSplit,
-    locked,
     register_builtin,
     register_shapes,
     write_shapes,
 )
 from dvis_d2.data.shapes import draw_image
 from dvis_d2.data.validation import check_coco_json
+from dvis_d2.safe_io import locked
 
 
 def write(directory, num_images=3, seed=5, **options):
@@ -100,9 +100,9 @@ def test_failure_leaves_nothing(tmp_path):
 
 
 def test_remains_of_a_dead_run_are_removed(tmp_path):
-    (tmp_path / ".set.partial-dead" / "images").mkdir(parents=True)
+    (tmp_path / ".set.partial" / "images").mkdir(parents=True)
     write(tmp_path / "set")
-    assert not (tmp_path / ".set.partial-dead").exists()
+    assert not (tmp_path / ".set.partial").exists()
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_a_killed_run_leaves_no_half_set(tmp_path):
         [sys.executable, "-c", code + "num_images=100000, seed=5, progress=False)"], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".set.partial-*/images/*.png")):
+    while not list(tmp_path.glob(".set.partial/images/*.png")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -121,7 +121,7 @@ def test_a_killed_run_leaves_no_half_set(tmp_path):
     assert not (tmp_path / "set").exists()
     data = json.loads(write(tmp_path / "set").read_text())
     assert len(data["images"]) == 3
-    assert not list(tmp_path.glob(".set.partial-*"))
+    assert not list(tmp_path.glob(".set.partial"))
 
 
 def test_a_held_lock_says_what_it_waits_for_and_does_not_wait_for_ever(tmp_path, caplog):

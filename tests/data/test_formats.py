@@ -210,6 +210,8 @@ def test_malformed_yolo_lines_are_named(line, message, tiny_coco, tmp_path):
     [
         ({"names": None}, '"names" is None'),
         ({"names": ["green"]}, '"nc" 2'),
+        ({"names": {"0": "green", 1: "pink"}}, '"names" is {'),
+        ({"train": 5}, "data.yaml: 5 is not in"),
         ({"train": "../photos/train"}, "data.yaml: ../photos/train is not in"),
     ],
 )
@@ -220,7 +222,7 @@ def test_unfit_data_yaml_is_named(change, message, tiny_coco, tmp_path):
 
 
 def test_yolo_by_lists_of_files_with_numbered_names_and_images_without_objects(tiny_coco, tmp_path):
-    root = tmp_path / "set"
+    root = tmp_path / "images" / "set"
     cases.yolo(tiny_coco, root, ("",))
     (root / "list.txt").write_text("".join(f"./images/{k}.png\n" for k in range(4)))
     names = {"names": {0: "green", 1: "pink"}, "train": "list.txt", "val": ["images"]}
@@ -280,7 +282,9 @@ def test_what_is_wrong_inside_of_a_coco_file_is_left_to_the_check(tiny_coco, tmp
     [
         ({"shape_type": "line"}, "1.json, shape 1, 'pink', is a line of 2 points"),
         ({"shape_type": "mask", "mask": "aGVsbG8="}, "1.json, shape 1 cannot be read"),
+        ({"shape_type": "mask", "mask": "a"}, "1.json, shape 1 cannot be read"),
         ({"points": None}, "1.json, shape 1"),
+        ({"points": [[1, 2], [3]]}, "1.json, shape 1 cannot be read"),
     ],
 )
 def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path):
@@ -294,3 +298,32 @@ def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path)
     (root / "1.png").unlink()
     with pytest.raises(FormatError, match="1.json is for .*1.png, which is not there"):
         convert_folder(root, tmp_path / "out")
+
+
+def test_folders_above_the_data_say_nothing_about_it(tiny_coco, tmp_path):
+    root = tmp_path / "labels" / "val" / "set"
+    cases.label_folders(tiny_coco, root, ("",))
+    (root / "readme.txt").write_text("nothing")
+    assert "label images" in convert_folder(root, tmp_path / "out").summary
+
+
+def test_text_files_of_other_encodings(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.yolo(tiny_coco, root, ("train", "val"))
+    path = root / "labels" / "train" / "0.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (root / "notes.yaml").write_bytes(b"author: Andr\xe9\n")
+    assert_same(
+        read(convert_folder(root, tmp_path / "out"))[0], dict(list(cases.objects_of(tiny_coco[0]).items())[:4]), 1
+    )
+    path.write_bytes(b"\xe9 0 0 1 0 1 1")
+    with pytest.raises(FormatError, match="0.txt, line 1 holds what is no number"):
+        convert_folder(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_coco_lists_that_are_none(key, tmp_path):
+    content = {"images": [], "annotations": [], "categories": []} | {key: None}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=f'"{key}" of .*a.json is no list of objects\n'):
+        convert_folder(tmp_path, tmp_path / "out")

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import cv2
-import imagecodecs
+import imagecodecs  # writes PNG of gray and alpha
 import numpy as np
 import pytest
 import tifffile

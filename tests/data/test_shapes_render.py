@@ -5,8 +5,7 @@ from dvis_d2.data.shapes_render import (
     CLASS_NAMES,
     Appearance,
     Texture,
-    clip_window,
-    object_window,
+    place,
     sample_background,
     signed_distance,
 )
@@ -41,13 +40,17 @@ def test_shapes_stay_in_their_circumscribed_circle_and_touch_it(class_id):
     assert np.hypot(x, y)[inside].max() == pytest.approx(10.0, abs=0.1)
 
 
-def test_object_window_covers_the_whole_object():
+def drawn_thing(class_id, center, size):
     texture = Texture("plain", np.zeros((2, 3)), 5.0, 0.0, 0.0)
-    for class_id in range(len(CLASS_NAMES)):
-        _, distance = object_window(Appearance(class_id, 31.0, 0.7, texture), (5.4, -3.2))
-        border = np.concatenate([distance[0], distance[-1], distance[:, 0], distance[:, -1]])
-        assert border.min() > 0.5  # not even anti-aliasing is cut off
-        assert distance.min() < 0
+    return place(Appearance(class_id, 31.0, 0.7, texture), center, size)
+
+
+@pytest.mark.parametrize("class_id", range(len(CLASS_NAMES)))
+def test_the_window_covers_the_whole_object(class_id):
+    (_, _, _, distance), area = drawn_thing(class_id, (55.4, 43.2), (100, 120))
+    border = np.concatenate([distance[0], distance[-1], distance[:, 0], distance[:, -1]])
+    assert border.min() > 0.5  # not even anti-aliasing is cut off
+    assert area == (distance < 0).sum() > 0
 
 
 def test_calm_backgrounds_are_gradients():
@@ -55,12 +58,14 @@ def test_calm_backgrounds_are_gradients():
     assert {sample_background(rng, texture=False, side=128).kind for _ in range(20)} == {"gradient"}
 
 
-@pytest.mark.parametrize("top, left", [(-3, 2), (4, 7), (-9, 0), (12, 30), (0, -2)])
-def test_clipped_windows_show_the_same_pixels(top, left):
-    """A window cut out of a padded picture, and its part that lies in the picture, at the same place."""
-    picture = np.arange(10 * 12).reshape(10, 12)
-    padded = np.pad(picture, 40, constant_values=-1)
-    window = padded[40 + top : 46 + top, 40 + left : 45 + left]
-    inside, local = clip_window((slice(top, top + 6), slice(left, left + 5)), 10, 12)
-    assert np.array_equal(picture[inside], window[local])
-    assert picture[inside].size == (window >= 0).sum()
+@pytest.mark.parametrize("center", [(0, 0), (29, 39), (12.3, 39), (0, 17.8), (15, 20)])
+def test_what_leaves_the_picture_is_cut_off(center):
+    """The same as in the middle of a large picture, at the same place."""
+    (_, _, window, distance), area = drawn_thing(4, center, (40, 30))
+    (_, _, far_window, whole), far_area = drawn_thing(4, (center[0] + 100, center[1] + 100), (240, 230))
+    picture = np.full((240, 230), np.inf)
+    picture[far_window] = whole
+    picture = picture[100:140, 100:130]
+    assert np.allclose(picture[window], distance, atol=1e-4) and area == far_area
+    picture[window] = np.inf
+    assert np.isinf(picture).all()
