@@ -10,8 +10,7 @@ import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .annotations import read_annotations
-from .polygons import polygon_points, polygons_to_rle
+from .annotations import read_annotations, to_rle
 from .rle import checked_runs
 
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
@@ -59,7 +58,7 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
     chosen = [d for d in of_size if "instance_label_file" not in d]
     chosen += in_files[:: math.ceil(len(in_files) / MAX_LABEL_FILES) or 1]
     heights, widths = (np.array([d[side] for d in chosen]) for side in ("height", "width"))
-    areas = [object_areas(d) for d in chosen]
+    areas = [_object_areas(d) for d in chosen]
     counts = np.array([len(a) for a in areas], dtype=np.int64)
     diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *areas]) / math.pi)
     return DataStatistics(
@@ -94,20 +93,19 @@ def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
     return min(cfg.INPUT.MIN_SIZE_TEST / min(size), cfg.INPUT.MAX_SIZE_TEST / max(size))
 
 
-def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """float64 (n,): pixels of each annotation of an image that is no crowd."""
+def _object_areas(dataset_dict: dict[str, Any]) -> list[float]:
+    """Pixels of each annotation of an image that has a segmentation and is no crowd."""
+    size, where = (dataset_dict["height"], dataset_dict["width"]), str(dataset_dict.get("file_name"))
     objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
-    segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
-    areas, where = np.zeros(len(segmentations)), str(dataset_dict.get("file_name"))
-    for k, segmentation in enumerate(segmentations):
-        if isinstance(segmentation, np.ndarray):
-            areas[k] = np.count_nonzero(segmentation)
-        elif isinstance(segmentation, dict):
-            areas[k] = checked_runs(segmentation, where)[1::2].sum()
-        elif any(len(polygon) >= 6 for polygon in segmentation):
-            size = dataset_dict["height"], dataset_dict["width"]
-            areas[k] = mask_util.area(polygons_to_rle(polygon_points(segmentation, where), *size, where))
-    return areas
+    return [_area(a["segmentation"], size, where) for a in objects if a.get("segmentation") is not None]
+
+
+def _area(segmentation: Any, size: tuple[int, int], where: str) -> float:
+    if isinstance(segmentation, dict):
+        return float(checked_runs(segmentation, where)[1::2].sum())
+    if isinstance(segmentation, list) and all(len(polygon) < 6 for polygon in segmentation):
+        return 0.0
+    return float(mask_util.area(to_rle(segmentation, size, where)))
 
 
 def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:

@@ -7,9 +7,8 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import encode_masks, read_annotations, to_mask
+from .annotations import read_annotations, to_rle
 from .mask_checks import is_box, is_number
-from .polygons import polygon_points, polygons_to_rle
 from .validation import DatasetError
 
 ID_KEYS = ("images", "annotations", "categories")
@@ -88,7 +87,7 @@ def complete_coco(data: dict) -> dict:
             continue
         where = f"annotation {annotation['id']} (entry {position})"
         try:
-            fields = mask_fields(_to_rle(annotation["segmentation"], sizes[annotation["image_id"]], where))
+            fields = mask_fields(to_rle(annotation["segmentation"], sizes[annotation["image_id"]], where))
         except Exception as error:  # whatever pycocotools makes of malformed input
             advice = "correct the errors of the report first"
             raise ValueError(f"{where}: its mask cannot be read ({error!r}); {advice}") from error
@@ -116,7 +115,7 @@ def mask_fields(rle: dict) -> dict[str, Any]:
 
 def coco_fields(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
     """COCO's "area", "bbox" and "segmentation": polygons stay polygons, other masks become compressed RLE."""
-    fields = mask_fields(_to_rle(segmentation, size, where))
+    fields = mask_fields(to_rle(segmentation, size, where))
     return fields | ({"segmentation": segmentation} if isinstance(segmentation, list) else {})
 
 
@@ -131,11 +130,3 @@ def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]
         segmentation, crowd = annotation.get("segmentation"), int(annotation.get("iscrowd", 0))
         fields = coco_fields(segmentation, size, f"{entry['file_name']}, annotation {index}")
         yield {"category_id": annotation["category_id"] + 1, "iscrowd": crowd, **fields}
-
-
-def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
-    if isinstance(segmentation, list):  # without drawing them
-        return polygons_to_rle(polygon_points(segmentation, where), *size, where)
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        return segmentation
-    return encode_masks(to_mask(segmentation, size, where)[None])[0]
