@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .image_io import probe_image
-from .validation import DatasetError, Report
+from .validation import UNPACK_AGAIN, DatasetError, Report
 
 VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
 SBD_FOLDERS = ("sbd", "benchmark_RELEASE/dataset")
@@ -28,7 +28,6 @@ VOC_FILES = {
     "class_label_file": "SegmentationClass/{}.png",
 }
 SBD_FILES = {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"}
-UNPACK_AGAIN = "unpack the archive again"
 logger = logging.getLogger(__name__)
 
 
@@ -51,16 +50,16 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
     report = Report(f"{name}: {len(dicts)} images")
     for entry in dicts:
         for key in ("instance_label_file", "class_label_file"):
-            if key in entry and not os.path.isfile(entry[key]):
-                report.add("label files that are missing", entry[key], UNPACK_AGAIN)
+            report.add(
+                entry.get(key, ""), {"label files that are missing": key in entry and not os.path.isfile(entry[key])}
+            )
         try:
             entry["width"], entry["height"] = probe_image(entry["file_name"])[:2]
         except FileNotFoundError:
-            report.add("images that are missing", entry["file_name"], UNPACK_AGAIN)
+            report.add(entry["file_name"], {"images that are missing": True})
         except (OSError, ValueError) as error:
-            report.add("images that cannot be read", f"{entry['file_name']} ({error})", UNPACK_AGAIN)
-    if not dicts:
-        report.add("no images", name, "the image lists of VOC and SBD have none in common; check both archives")
+            report.add(entry["file_name"], {"images that cannot be read": f"({error})"})
+    report.add(name, {"no images": not dicts})
     report.raise_if_errors()
     if len(dicts) != expected:
         logger.warning("%s has %d images, not %d: the archive is not complete", name, len(dicts), expected)
