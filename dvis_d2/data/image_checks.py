@@ -44,23 +44,16 @@ def check_image_files(
         masks[str(annotation.get("image_id"))].append(annotation.get("segmentation"))
     for image in images:
         name = image["file_name"]
-        out, there = leads_out(root, name), os.path.isfile(root / name)
-        if out or not there:
-            missing = f"image files that are not in {root}"
-            yield (
-                _name(image),
-                {
-                    "image files outside of the image folder": out and _elsewhere(root, name) or out,
-                    missing: not out and (_elsewhere(root, name) or True),
-                },
-            )
+        if (out := leads_out(root, name)) or not os.path.isfile(root / name):
+            kind = "image files outside of the image folder" if out else f"image files that are not in {root}"
+            yield _label(image), {kind: _elsewhere(root, name) or True}
         else:
             existing.append(image)
     chosen = existing[:: max(1, -(-len(existing) // (max_headers or len(existing) or 1)))]
     with ThreadPoolExecutor(8) as pool:  # most of the time is waiting for files
         found = pool.map(lambda image: _examine(root, image, masks[str(image["id"])][:MAX_MASKS]), chosen)
         for image, problems in zip(chosen, tqdm(found, "images", len(chosen), disable=not progress), strict=True):
-            yield _name(image), problems
+            yield _label(image), problems
 
 
 def _elsewhere(root: Path, name: str) -> str:
@@ -106,5 +99,5 @@ def _fits_stored_pixels(path: Path, orientation: int, segmentations: list) -> bo
     return bool(strength[1] > 1.5 * strength[0])
 
 
-def _name(image: dict) -> str:
+def _label(image: dict) -> str:
     return f"image {image['id']} ({image['file_name']})"

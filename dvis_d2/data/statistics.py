@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from .annotations import read_annotations, to_rle
 from .rle import checked_runs
@@ -22,7 +21,6 @@ class DataStatistics:
 
     num_images: int = 0
     num_objects: int = 0
-    class_names: tuple[str, ...] = ()
     heights: tuple[float, ...] = (0, 0, 0)  # of the images: least, median, largest
     widths: tuple[float, ...] = (0, 0, 0)
     diameters: tuple[float, ...] = (0, 0, 0)  # 2 sqrt(area / pi) of objects: 5 %, 50 %, 95 %
@@ -32,7 +30,6 @@ class DataStatistics:
     scale: float = 0.0
     scale_range: tuple[float, ...] = (0, 0)
     canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
-    normalize: str = ""  # of a training, INPUT.NORMALIZE
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists, as JSON and PyTorch's checkpoints have them."""
@@ -41,15 +38,15 @@ class DataStatistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
-        """The inverse; unknown names, of a later version, are left out."""
+        """The inverse; unknown names, of another version, are left out."""
         known = {field.name for field in dataclasses.fields(cls)} & values.keys()
         given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
         return cls(**given)
 
 
-def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
+def data_statistics(dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
     """Of the dataset dicts in Detectron2's format that have "height" and "width"; of those with masks in files, at most
-    `MAX_LABEL_FILES` count. An object in several polygons has the sum of their areas.
+    `MAX_LABEL_FILES` count. An object in several polygons has the area of their union.
 
     ValueError or FileNotFoundError, naming the file, where a segmentation or a label file cannot be used.
     """
@@ -64,7 +61,6 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
     return DataStatistics(
         num_images=len(chosen),
         num_objects=len(diameters),
-        class_names=tuple(class_names),
         heights=_quantiles(heights, 0, 0.5, 1),
         widths=_quantiles(widths, 0, 0.5, 1),
         diameters=_quantiles(diameters, 0.05, 0.5, 0.95),
@@ -75,14 +71,12 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
 
 def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
     """:func:`data_statistics` of a training's images, with the scale at which its test would read them."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
-    found = data_statistics(dataset_dicts, getattr(metadata, "thing_classes", ()))
     sizes = [(d["height"], d["width"]) for d in dataset_dicts if "height" in d and "width" in d]
     scales = np.array([resize_factor(cfg, size) for size in sizes])
     low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
     (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
-    normalize = cfg.INPUT.get("NORMALIZE", "")
-    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas, normalize=normalize)
+    found = data_statistics(dataset_dicts)
+    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas)
 
 
 def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
