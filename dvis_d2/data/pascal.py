@@ -20,14 +20,22 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from .image_io import probe_image
 from .validation import UNPACK_AGAIN, DatasetError, Report
 
-VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
-SBD_FOLDERS = ("sbd", "benchmark_RELEASE/dataset")
-VOC_FILES = {
-    "file_name": "JPEGImages/{}.jpg",
-    "instance_label_file": "SegmentationObject/{}.png",
-    "class_label_file": "SegmentationClass/{}.png",
+VOC, SBD = "PASCAL VOC 2012 (whose ImageSets/Main also divides SBD)", "SBD"
+# folders, and files by the name of an image
+ARCHIVES = {
+    VOC: (
+        ("VOC2012", "VOCdevkit/VOC2012"),
+        {
+            "file_name": "JPEGImages/{}.jpg",
+            "instance_label_file": "SegmentationObject/{}.png",
+            "class_label_file": "SegmentationClass/{}.png",
+        },
+    ),
+    SBD: (
+        ("sbd", "benchmark_RELEASE/dataset"),
+        {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"},
+    ),
 }
-SBD_FILES = {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"}
 logger = logging.getLogger(__name__)
 
 
@@ -66,32 +74,31 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
     return dicts
 
 
-def _voc(root: Path, split: str) -> dict[str, dict]:
-    voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012")
-    return _entries(voc, _read_list(voc / f"ImageSets/Segmentation/{split}.txt"), VOC_FILES)
-
-
-def _sbd(root: Path, *splits: str) -> dict[str, dict]:
-    sbd = _find_folder(root, SBD_FOLDERS, "SBD")
-    return _entries(sbd, set().union(*(_read_list(sbd / f"{split}.txt") for split in splits)), SBD_FILES)
-
-
-def _entries(folder: Path, images: set[str], files: dict[str, str]) -> dict[str, dict]:
+def _listed(root: Path, archive: str, *lists: str) -> dict[str, dict]:
     """Dataset dicts by image name."""
+    folders, files = ARCHIVES[archive]
+    folder = next((root / name for name in folders if (root / name).is_dir()), None)
+    if folder is None:
+        advice = f"unpack it to {' or '.join(folders)} there, or let DETECTRON2_DATASETS name the folder that holds it"
+        raise DatasetError(f"{archive} is not below {root.absolute()}: {advice}")
+    images = set().union(*(_read_list(folder / f"{name}.txt") for name in lists))
     return {i: {"image_id": i, **{key: str(folder / file.format(i)) for key, file in files.items()}} for i in images}
+
+
+def _voc(root: Path, split: str) -> dict[str, dict]:
+    return _listed(root, VOC, f"ImageSets/Segmentation/{split}")
 
 
 def _voc_and_sbd(root: Path) -> dict[str, dict]:
     """VOC's training images with VOC's labels, and all images of SBD that are in neither list of VOC."""
-    val, both = _voc(root, "val"), _sbd(root, "train", "val") | _voc(root, "train")
+    val, both = _voc(root, "val"), _listed(root, SBD, "train", "val") | _voc(root, "train")
     return {image: entry for image, entry in both.items() if image not in val}
 
 
 def _sbd_by_voc(root: Path, split: str) -> dict[str, dict]:
     """SBD divided as VOC 2012's detection lists are: the paper's Table 2, simultaneous detection and segmentation."""
-    voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012, whose ImageSets/Main divides SBD")
-    wanted = _read_list(voc / f"ImageSets/Main/{split}.txt")
-    return {image: entry for image, entry in _sbd(root, "train", "val").items() if image in wanted}
+    wanted = _listed(root, VOC, f"ImageSets/Main/{split}")
+    return {image: entry for image, entry in _listed(root, SBD, "train", "val").items() if image in wanted}
 
 
 # name: (what lists it, number of images of the complete data set)
@@ -102,17 +109,9 @@ SPLITS: dict[str, tuple[Callable[[Path], dict[str, dict]], int]] = {
     "voc_2012_instance_aug": (_voc_and_sbd, 10582),
     "sbd_instance_train": (partial(_sbd_by_voc, split="train"), 5623),
     "sbd_instance_val": (partial(_sbd_by_voc, split="val"), 5732),
-    "sbd_release_instance_train": (lambda root: _sbd(root, "train"), 8498),
-    "sbd_release_instance_val": (lambda root: _sbd(root, "val"), 2857),
+    "sbd_release_instance_train": (lambda root: _listed(root, SBD, "train"), 8498),
+    "sbd_release_instance_val": (lambda root: _listed(root, SBD, "val"), 2857),
 }
-
-
-def _find_folder(root: Path, names: tuple[str, ...], what: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    advice = f"unpack it to {' or '.join(names)} there, or let DETECTRON2_DATASETS name the folder that holds it"
-    raise DatasetError(f"{what} is not below {root.absolute()}: {advice}")
 
 
 def _read_list(path: Path) -> set[str]:
