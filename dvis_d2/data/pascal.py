@@ -21,20 +21,14 @@ from .image_io import probe_image
 from .validation import UNPACK_AGAIN, DatasetError, Report
 
 VOC, SBD = "PASCAL VOC 2012 (whose ImageSets/Main also divides SBD)", "SBD"
-# folders, and files by the name of an image
-ARCHIVES = {
-    VOC: (
-        ("VOC2012", "VOCdevkit/VOC2012"),
-        {
-            "file_name": "JPEGImages/{}.jpg",
-            "instance_label_file": "SegmentationObject/{}.png",
-            "class_label_file": "SegmentationClass/{}.png",
-        },
-    ),
-    SBD: (
-        ("sbd", "benchmark_RELEASE/dataset"),
-        {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"},
-    ),
+FOLDERS = {VOC: ("VOC2012", "VOCdevkit/VOC2012"), SBD: ("sbd", "benchmark_RELEASE/dataset")}
+FILES = {
+    VOC: {
+        "file_name": "JPEGImages/{}.jpg",
+        "instance_label_file": "SegmentationObject/{}.png",
+        "class_label_file": "SegmentationClass/{}.png",
+    },
+    SBD: {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"},
 }
 logger = logging.getLogger(__name__)
 
@@ -76,13 +70,15 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
 
 def _listed(root: Path, archive: str, *lists: str) -> dict[str, dict]:
     """Dataset dicts by image name."""
-    folders, files = ARCHIVES[archive]
-    folder = next((root / name for name in folders if (root / name).is_dir()), None)
+    folder = next((root / name for name in FOLDERS[archive] if (root / name).is_dir()), None)
     if folder is None:
-        advice = f"unpack it to {' or '.join(folders)} there, or let DETECTRON2_DATASETS name the folder that holds it"
+        places = " or ".join(FOLDERS[archive])
+        advice = f"unpack it to {places} there, or let DETECTRON2_DATASETS name the folder that holds it"
         raise DatasetError(f"{archive} is not below {root.absolute()}: {advice}")
     images = set().union(*(_read_list(folder / f"{name}.txt") for name in lists))
-    return {i: {"image_id": i, **{key: str(folder / file.format(i)) for key, file in files.items()}} for i in images}
+    return {
+        i: {"image_id": i} | {k: str(folder / file.format(i)) for k, file in FILES[archive].items()} for i in images
+    }
 
 
 def _voc(root: Path, split: str) -> dict[str, dict]:
