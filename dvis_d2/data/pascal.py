@@ -30,7 +30,6 @@ FILES = {
     },
     SBD: {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"},
 }
-logger = logging.getLogger(__name__)
 
 
 def register_pascal(root: str | os.PathLike) -> None:
@@ -64,7 +63,9 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
     report.add(name, {"no images": not dicts})
     report.raise_if_errors()
     if len(dicts) != expected:
-        logger.warning("%s has %d images, not %d: the archive is not complete", name, len(dicts), expected)
+        logging.getLogger(__name__).warning(
+            "%s has %d images, not %d: the archive is not complete", name, len(dicts), expected
+        )
     return dicts
 
 
