@@ -1,5 +1,6 @@
 """Whether the image files of a data set are where, and what, its annotations say."""
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,7 @@ def _examine(root: Path, image: dict, segmentations: list) -> dict[str, Any]:
     try:
         info = probe_image(path)
         found = info.width, info.height
-        turned = info.orientation != 1 and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
+        turned = info.orientation in TURNS and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
     except (OSError, ValueError) as error:
         return {"image files that cannot be read": f"({error})"}
     detail = f"is {found[0]} x {found[1]}, annotated as {size[0]} x {size[1]}"
@@ -92,10 +93,11 @@ def _fits_stored_pixels(path: Path, orientation: int, segmentations: list) -> bo
     stored = stored.T if transpose else stored
     strength = np.zeros(2)
     for segmentation in segmentations:
-        mask = to_mask(segmentation, upright.shape, str(path))
-        for k, picture in enumerate((upright, stored)):
-            if picture.shape == mask.shape:
-                strength[k] += sum(np.abs(np.diff(picture, axis=i))[np.diff(mask, axis=i)].sum() for i in (0, 1))
+        with contextlib.suppress(TypeError, ValueError):  # a broken mask has its own message
+            edges = [np.diff(to_mask(segmentation, upright.shape, ""), axis=i) for i in (0, 1)]
+            for k, picture in enumerate((upright, stored)):
+                if picture.shape == upright.shape:
+                    strength[k] += sum(np.abs(np.diff(picture, axis=i))[edges[i]].sum() for i in (0, 1))
     return bool(strength[1] > 1.5 * strength[0])
 
 

@@ -63,9 +63,8 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
     report.add(name, {"no images": not dicts})
     report.raise_if_errors()
     if len(dicts) != expected:
-        logging.getLogger(__name__).warning(
-            "%s has %d images, not %d: the archive is not complete", name, len(dicts), expected
-        )
+        found = f"{name} has {len(dicts)} images, not {expected}: the archive is not complete"
+        logging.getLogger(__name__).warning(found)
     return dicts
 
 
