@@ -30,8 +30,8 @@ def check(json_file: str, images: str | None, complete: str | None, max_headers:
         try:
             write_new_json(complete, complete_coco(read_json(json_file)))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            advice = "correct what `dvis check` shows without --complete"
-            raise UserError(f"{json_file} cannot be completed: {error}\nTo do: {advice}") from error
+            advice = "To do: correct what `dvis check` shows without --complete"
+            raise UserError(f"{json_file} cannot be completed: {error}\n{advice}") from error
     report = check_coco_json(complete or json_file, images, max_headers=max_headers, progress=sys.stderr.isatty())
     click.echo(str(report))
     sys.exit(1 if report.errors else 0)

@@ -36,7 +36,7 @@ def read_annotations(dataset_dict: dict[str, Any]) -> tuple[list[dict[str, Any]]
 def to_mask(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
     """bool (h, w) of a segmentation. ValueError if there is none, if it is broken, or if its size is not `size`."""
     if isinstance(segmentation, list):
-        return mask_util.decode(polygons_to_rle(polygon_points(segmentation, where), *size, where)).view(bool)
+        return mask_util.decode(to_rle(segmentation, size, where)).view(bool)
     if not isinstance(segmentation, dict | np.ndarray):
         raise ValueError(f"{where}: {NO_SEGMENTATION}")
     shape = segmentation.shape if isinstance(segmentation, np.ndarray) else segmentation.get("size", size)
@@ -44,6 +44,16 @@ def to_mask(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
     if shape != tuple(size):  # before anything of that size is made
         raise ValueError(f"{where}: its mask has shape {shape}, the image {tuple(size)}")
     return segmentation != 0 if isinstance(segmentation, np.ndarray) else decode_rle(segmentation, where).view(bool)
+
+
+def to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
+    """COCO's RLE, compressed, of a segmentation. ValueError as by :func:`to_mask`. Polygons are not drawn for it, and
+    an RLE whose counts are bytes is pycocotools' own, and returned."""
+    if isinstance(segmentation, list):
+        return polygons_to_rle(polygon_points(segmentation, where), *size, where)
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), bytes):
+        return segmentation
+    return encode_masks(to_mask(segmentation, size, where)[None])[0]
 
 
 def encode_masks(masks: np.ndarray | torch.Tensor) -> list[dict]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from ..safe_io import replacing
 from .polygons import plain_polygons
 from .rle import checked_runs
 
@@ -26,10 +27,8 @@ class CheckedCOCO(COCO):
         if annotation_file is None:
             return
         self.dataset = dataset = read_json(annotation_file)
-        annotations, sizes = (
-            dataset.get("annotations", ()),
-            {i["id"]: (i["height"], i["width"]) for i in dataset["images"]},
-        )
+        annotations = dataset.get("annotations", ())
+        sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
         for number, annotation in enumerate(annotations, start=1):
             where = f"{annotation_file}, annotation {annotation.get('id')}"
             segmentation, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
@@ -65,13 +64,8 @@ def read_json(path: str | os.PathLike) -> Any:
 def write_new_json(path: str, data: Any) -> None:
     """Write all of a file or nothing. FileExistsError if there is one."""
     ensure_new(path)
-    partial = f"{path}.{os.getpid()}.part"
-    try:
-        with open(partial, "x", encoding="utf-8") as file:
-            json.dump(data, file)
-        os.rename(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(json.dumps(data).encode())
 
 
 def ensure_new(path: str) -> None:

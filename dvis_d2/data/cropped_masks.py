@@ -31,11 +31,7 @@ class CroppedMasks:
     def from_masks(cls, masks: np.ndarray | torch.Tensor) -> "CroppedMasks":
         """Of whole masks, bool (K, H, W), with tight boxes; empty masks get empty boxes."""
         array = masks.detach().cpu().numpy() if isinstance(masks, torch.Tensor) else np.asarray(masks)
-        boxes = np.zeros((len(array), 4), dtype=np.int64)
-        for box, mask in zip(boxes, array, strict=True):
-            for axis in (0, 1):
-                if len(inside := np.flatnonzero(mask.any(axis=axis))):
-                    box[axis::2] = inside[0], inside[-1] + 1
+        boxes = np.array([tight_box(mask) for mask in array], dtype=np.int64).reshape(-1, 4)
         crops = [mask[y0:y1, x0:x1].copy() for mask, (x0, y0, x1, y1) in zip(array, boxes, strict=True)]
         return cls(array.shape[1:], boxes, crops)
 
@@ -89,3 +85,9 @@ class CroppedMasks:
         places = np.delete(places, np.concatenate([2 * touching + 1, 2 * touching + 2]))
         counts = np.diff(places, prepend=0, append=height * width).tolist()
         return counts[:-1] if counts[-1] == 0 else counts
+
+
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 around the set pixels of a bool (h, w), x1 and y1 excluded; all 0 if there are none."""
+    columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)

@@ -24,8 +24,8 @@ def register_coco_json(
     order of the ids. `categories`: the file's (id, name) pairs by id, None: to be read. Returns the class names."""
     if categories is None:
         categories = sorted((c["id"], c["name"]) for c in read_json(json_file)["categories"])
-    DatasetCatalog.pop(name, None)
-    MetadataCatalog.pop(name, None)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(name, None)
     DatasetCatalog.register(name, functools.partial(_load, name, str(json_file), str(image_root)))
     names, ids = [category for _, category in categories], small_ids(id_ for id_, _ in categories)
     contiguous = {ids[id_]: k for k, (id_, _) in enumerate(categories)}
@@ -47,12 +47,10 @@ def register_from_config(cfg: CfgNode, *, train: bool = True) -> None:
     """Check and register the data named by `cfg.DATASETS.CUSTOM`, and set the (unfrozen) config up for them.
 
     Where a JSON is given, sets `DATASETS.TRAIN` and `DATASETS.TEST` to "custom_train" and "custom_val" (or to nothing,
-    where only the other JSON is given), `MODEL.ROI_HEADS.NUM_CLASSES`, and `CUSTOM.CLASS_NAMES`. An image folder "" is
-    the JSON's own folder, or its sub-folder "images" if the files are found there. Without `train` the training data
-    are left alone, and validation data that are not there are no data.
-
-    DatasetError where a file cannot be used (with the whole report), or its classes differ from the other file's or
-    from `CLASS_NAMES`.
+    where only the other JSON is given), `MODEL.ROI_HEADS.NUM_CLASSES`, and `CUSTOM.CLASS_NAMES`. Image folders may be
+    "", see :func:`.validation.check_coco_json`. Without `train` the training data are left alone, and validation data
+    that are not there are no data. DatasetError where a file cannot be used (with the whole report), or its classes
+    differ from the other file's or from `CLASS_NAMES`.
     """
     custom = cfg.DATASETS.CUSTOM
     files = {TRAIN_NAME: (custom.TRAIN_JSON, custom.TRAIN_IMAGES), VAL_NAME: (custom.VAL_JSON, custom.VAL_IMAGES)}

@@ -1,5 +1,6 @@
 """Whether the image files of a data set are where, and what, its annotations say."""
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -44,23 +45,16 @@ def check_image_files(
         masks[str(annotation.get("image_id"))].append(annotation.get("segmentation"))
     for image in images:
         name = image["file_name"]
-        out, there = leads_out(root, name), os.path.isfile(root / name)
-        if out or not there:
-            missing = f"image files that are not in {root}"
-            yield (
-                _name(image),
-                {
-                    "image files outside of the image folder": out and _elsewhere(root, name) or out,
-                    missing: not out and (_elsewhere(root, name) or True),
-                },
-            )
+        if (out := leads_out(root, name)) or not os.path.isfile(root / name):
+            kind = "image files outside of the image folder" if out else f"image files that are not in {root}"
+            yield _label(image), {kind: _elsewhere(root, name) or True}
         else:
             existing.append(image)
     chosen = existing[:: max(1, -(-len(existing) // (max_headers or len(existing) or 1)))]
     with ThreadPoolExecutor(8) as pool:  # most of the time is waiting for files
         found = pool.map(lambda image: _examine(root, image, masks[str(image["id"])][:MAX_MASKS]), chosen)
         for image, problems in zip(chosen, tqdm(found, "images", len(chosen), disable=not progress), strict=True):
-            yield _name(image), problems
+            yield _label(image), problems
 
 
 def _elsewhere(root: Path, name: str) -> str:
@@ -77,7 +71,7 @@ def _examine(root: Path, image: dict, segmentations: list) -> dict[str, Any]:
     try:
         info = probe_image(path)
         found = info.width, info.height
-        turned = info.orientation != 1 and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
+        turned = info.orientation in TURNS and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
     except (OSError, ValueError) as error:
         return {"image files that cannot be read": f"({error})"}
     detail = f"is {found[0]} x {found[1]}, annotated as {size[0]} x {size[1]}"
@@ -99,12 +93,13 @@ def _fits_stored_pixels(path: Path, orientation: int, segmentations: list) -> bo
     stored = stored.T if transpose else stored
     strength = np.zeros(2)
     for segmentation in segmentations:
-        mask = to_mask(segmentation, upright.shape, str(path))
-        for k, picture in enumerate((upright, stored)):
-            if picture.shape == mask.shape:
-                strength[k] += sum(np.abs(np.diff(picture, axis=i))[np.diff(mask, axis=i)].sum() for i in (0, 1))
+        with contextlib.suppress(TypeError, ValueError):  # a broken mask has its own message
+            edges = [np.diff(to_mask(segmentation, upright.shape, ""), axis=i) for i in (0, 1)]
+            for k, picture in enumerate((upright, stored)):
+                if picture.shape == upright.shape:
+                    strength[k] += sum(np.abs(np.diff(picture, axis=i))[edges[i]].sum() for i in (0, 1))
     return bool(strength[1] > 1.5 * strength[0])
 
 
-def _name(image: dict) -> str:
+def _label(image: dict) -> str:
     return f"image {image['id']} ({image['file_name']})"

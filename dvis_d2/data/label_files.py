@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from detectron2.structures import BitMasks, BoxMode
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from scipy.io import loadmat
+
+from .cropped_masks import CroppedMasks
 
 VOID = 255  # PASCAL's label of borders and of objects too difficult to outline
 COPY_AGAIN = "the file is damaged or of another kind; unpack it again from the original archive"
@@ -38,10 +39,10 @@ def read_instance_labels(entry: dict[str, Any], num_classes: int = 20) -> tuple[
             found = f"class {class_id}" if class_id else "no class"
             raise ValueError(f"{path}: instance {k} has {found}; classes are 1..{num_classes}; {COPY_AGAIN}")
     masks = instance_ids == np.array(numbers, dtype=np.int64).reshape(-1, 1, 1)
-    boxes = BitMasks(torch.from_numpy(masks)).get_bounding_boxes().tensor.tolist()
+    shared = {"bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
     annotations = [
-        {"segmentation": mask, "category_id": classes[k] - 1, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
-        for k, mask, box in zip(numbers, masks, boxes, strict=True)
+        {"segmentation": mask, "category_id": classes[k] - 1, "bbox": box, **shared}
+        for k, mask, box in zip(numbers, masks, CroppedMasks.from_masks(masks).boxes.tolist(), strict=True)
     ]
     void = instance_ids == VOID
     return annotations, void if void.any() else None

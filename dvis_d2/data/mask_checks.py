@@ -1,10 +1,10 @@
 """What a mask says against what its annotation and its image say: pure functions of one annotation, and their sum."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from .polygons import endless_outline
@@ -67,45 +67,37 @@ def examine_mask(segmentation: Any, height: int, width: int) -> tuple[Shape | No
         runs = run_lengths(segmentation)
     except ValueError as error:
         return None, {"broken RLE masks": f"({error})"}
-    if (box := runs_box(runs, height)) is None:
-        return None, {"empty masks": True}
-    return Shape(box, float(runs[1::2].sum()), len(runs), runs), {}
+    box = runs_box(runs, height)
+    return box and Shape(box, float(runs[1::2].sum()), len(runs), runs), {"empty masks": box is None}
 
 
 def _examine_polygons(polygons: list, height: int, width: int) -> tuple[Shape | None, dict[str, Any]]:
-    pieces: list[np.ndarray] = []
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) % 2:
-            flat = "is one list of numbers: write [[x, y, x, y, ...]]"
-            return None, {"malformed polygons": "has an odd number of values" if isinstance(polygon, list) else flat}
-        if len(polygon) >= 6:
-            try:
-                points = np.array(polygon)
-            except ValueError:  # lists among the numbers
-                points = np.array(None)
-            if points.ndim != 1 or points.dtype.kind not in "iuf":
-                return None, {"polygons with values that are no finite numbers": True}
-            pieces.append(points.astype(np.float64, copy=False).reshape(-1, 2).T)
-    if not pieces:
+    if not all(isinstance(polygon, list) for polygon in polygons):
+        return None, {"malformed polygons": "is one list of numbers: write [[x, y, x, y, ...]]"}
+    if any(len(polygon) % 2 for polygon in polygons):
+        return None, {"malformed polygons": "has an odd number of values"}
+    long_enough = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not long_enough:
         pairs = all(len(polygon) == 2 for polygon in polygons)
         return None, {"malformed polygons": "has points as [x, y] pairs" if pairs else "has less than three points"}
-    boxes: list[Box] = [(float(x.min()), float(y.min()), float(x.max()), float(y.max())) for x, y in pieces]
-    box = x0, y0, x1, y1 = boxes[0]
-    if len(boxes) > 1:
-        box = x0, y0, x1, y1 = (
-            *map(min, list(zip(*boxes, strict=True))[:2]),
-            *map(max, list(zip(*boxes, strict=True))[2:]),
-        )
-    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+    try:
+        pieces = [np.array(polygon) for polygon in long_enough]
+    except ValueError:  # lists among the numbers
+        pieces = [np.array(None)]
+    if not all(p.ndim == 1 and p.dtype.kind in "iuf" and np.isfinite(p).all() for p in pieces):
         return None, {"polygons with values that are no finite numbers": True}
-    if found := next(filter(None, (endless_outline(p.T) for p in pieces if p.size * max(map(abs, box)) > 1e5)), ""):
+    pieces = [p.astype(np.float64, copy=False).reshape(-1, 2) for p in pieces]
+    if found := next(filter(None, map(endless_outline, pieces)), ""):
         return None, {"malformed polygons": f"has one {found}"}
+    boxes: list[Box] = [(*p.min(axis=0).tolist(), *p.max(axis=0).tolist()) for p in pieces]
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    box = x0, y0, x1, y1 = min(lefts), min(tops), max(rights), max(bottoms)
     outside = x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
     beyond = min(x0, y0) < -OUTSIDE_TOLERANCE or x1 > width + OUTSIDE_TOLERANCE or y1 > height + OUTSIDE_TOLERANCE
-    extent = f"spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, image {width} x {height}" if outside or beyond else ""
+    extent = f"spans x {x0:g}..{x1:g}, y {y0:g}..{y1:g}, image {width} x {height}"
     small = [max(b[2] - b[0], b[3] - b[1]) < 1 for b in boxes]
     empty = not any(b[2] > b[0] and b[3] > b[1] for b in boxes)
-    areas = [_polygon_area(x, y) for x, y in pieces]
+    areas = [cv2.contourArea((p - p[0]).astype(np.float32)) for p in pieces]
     return None if empty else Shape(box, sum(areas), sum(p.size for p in pieces)), {
         "empty masks": empty,
         "masks that lie outside of the image": outside and extent,
@@ -117,26 +109,15 @@ def _examine_polygons(polygons: list, height: int, width: int) -> tuple[Shape | 
     }
 
 
-def _polygon_area(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x[0], y - y[0]  # the last edge and the first then have none
-    return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
-
-
 def _has_hole(pieces: list[np.ndarray], boxes: list[Box], areas: list[float]) -> bool:
-    """Whether a piece lies in another one; of many pieces, in the largest."""
+    """Whether a piece, by its first point, lies in another one; of many pieces, in the largest."""
     order = sorted(range(len(pieces)), key=areas.__getitem__, reverse=True)
     return any(
-        boxes[i][0] <= boxes[k][0] and boxes[i][1] <= boxes[k][1] and boxes[k][2] <= boxes[i][2]
-        and boxes[k][3] <= boxes[i][3] and areas[k] and _inside(pieces[k][:, 0], pieces[i])
+        areas[k] and boxes[i][0] <= boxes[k][0] and boxes[i][1] <= boxes[k][1] and boxes[k][2] <= boxes[i][2]
+        and boxes[k][3] <= boxes[i][3]
+        and cv2.pointPolygonTest((pieces[i] - pieces[k][0]).astype(np.float32), (0, 0), False) > 0
         for rank, i in enumerate(order[:3]) for k in order[rank + 1 : 100]
     )  # fmt: skip
-
-
-def _inside(point: np.ndarray, polygon: np.ndarray) -> bool:
-    x, y = polygon - point[:, None]
-    u, v = np.roll(x, -1), np.roll(y, -1)
-    rises = (y > 0) != (v > 0)
-    return bool((rises & ((x * v - u * y > 0) == (v > y))).sum() % 2)
 
 
 def explanations(shape: Shape, box: list[float], height: int, width: int) -> list[str]:
@@ -149,9 +130,9 @@ def explanations(shape: Shape, box: list[float], height: int, width: int) -> lis
     if _close(found, stated, 2 + 0.1 * side) or _close(visible, stated, 2 + 0.1 * side):
         return []
     x0, y0, x1, y1 = found
+    center = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    boxes = [("boxes written as corners", (x, y, w, h)), ("boxes given by their centers", center)]
     masks: list[tuple[str, Box | None]] = [("masks with x and y exchanged", (y0, x0, y1, x1))]
-    boxes = [("boxes written as corners", (x, y, w, h))]
-    boxes.append(("boxes given by their centers", center := (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
     for unit, kind in (1, "masks in 0..1 instead of px"), (100, "masks in percent instead of px"):
         across, down = width / unit, height / unit
         if max(x1, y1) <= 1.01 * unit:
@@ -164,22 +145,18 @@ def explanations(shape: Shape, box: list[float], height: int, width: int) -> lis
         masks.append(("RLE masks written row by row", (turned[1], turned[0], turned[3], turned[2])))
         masks.append(("inverted RLE masks", runs_box(np.concatenate([[0], shape.runs]), height)))
     left, top, right, bottom = width - x1, height - y1, width - x0, height - y0  # seen from the opposite corner
-    for corners in (
-        (x0, top, x1, bottom), (left, y0, right, y1), (left, top, right, bottom), (y0, left, y1, right),
-        (top, x0, bottom, x1),
-    ):  # fmt: skip
-        masks.append(("masks turned or mirrored against their boxes", corners))
+    flipped = (x0, top, x1, bottom), (left, y0, right, y1), (left, top, right, bottom)
+    turned_left, turned_right = (y0, left, y1, right), (top, x0, bottom, x1)
+    masks += [("masks turned or mirrored against their boxes", b) for b in (*flipped, turned_left, turned_right)]
     across, down = (x + x + w) / ((x0 + x1) or 1), (y + y + h) / ((y0 + y1) or 1)
-    scale = _scaled(found, across, down) if max(abs(across - 1), abs(down - 1)) > 0.1 else None
     # what has no free parameter comes first
     fits = [kind for kind, b in masks if b and _close(b, stated, 1.5 + 0.03 * side)]
     fits += [kind for kind, b in boxes if _close(b, found, 1.5 + 0.03 * max(x1 - x0, y1 - y0))]
-    fits += ["masks at another scale than their boxes"] if scale and _close(scale, stated, 0.03 * side + 0.5) else []
-    if fits:
-        return fits
+    if max(abs(across - 1), abs(down - 1)) > 0.1 and _close(_scaled(found, across, down), stated, 0.03 * side + 0.5):
+        fits.append("masks at another scale than their boxes")
     overlap = max(0.0, min(x1, x + w) - max(x0, x)) * max(0.0, min(y1, y + h) - max(y0, y))
-    if not overlap:
-        return ["masks elsewhere than their boxes"]
+    if fits or not overlap:
+        return fits or ["masks elsewhere than their boxes"]
     union = (x1 - x0) * (y1 - y0) + w * h - overlap
     return ["boxes that do not fit their masks"] if overlap < union / 2 else []
 
@@ -202,43 +179,44 @@ class MaskAudit:
         self._covered: dict[int, list[float]] = defaultdict(list)  # by image: the share of it that each mask has
         self._reach = (0.0, 0.0)
 
-    def add(self, annotation: dict, shape: Shape, height: int, width: int, where: str) -> dict[str, Any]:
-        """The problems of one annotation that are its own."""
+    def examine(self, annotation: dict, height: int, width: int, where: str) -> dict[str, Any]:
+        """The problems of one annotation's mask that are its own, as :func:`examine_mask` gives them."""
+        segmentation = annotation.get("segmentation")
+        shape, problems = examine_mask(segmentation, height, width)
+        polygons = isinstance(segmentation, list) and bool(segmentation)
+        problems["crowds drawn as polygons"] = polygons and annotation.get("iscrowd") == 1
+        if shape is None:
+            return problems
         self.num_masks += 1
-        box, area = annotation.get("bbox"), annotation.get("area")
-        identity = (annotation["image_id"], *shape.box, shape.area, shape.size)
-        twice = identity in self._seen
+        box, area, image_id = annotation.get("bbox"), annotation.get("area"), annotation["image_id"]
+        identity = (image_id, *shape.box, shape.area, shape.size)
+        problems["masks that occur twice in an image"] = identity in self._seen
         self._seen.add(identity)
-        self._covered[annotation["image_id"]].append(shape.area / (height * width))
+        self._covered[image_id].append(shape.area / (height * width))
         self._reach = max(self._reach[0], shape.box[2] / width), max(self._reach[1], shape.box[3] / height)
-        wrong_area = (
-            area is not None and is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2
-        )
-        if box and is_box(box) and min(box[2:]) > 0 and (kinds := explanations(shape, box, height, width)):
+        if is_number(area) and area > 0 and not 2 / 3 <= (area + 10) / (shape.area + 10) <= 3 / 2:
+            problems["areas that are not those of the masks"] = f"has area {area:g}, its mask {shape.area:g} px"
+        if is_box(box) and min(box[2:]) > 0 and (kinds := explanations(shape, box, height, width)):
             spans = ", ".join(f"{value:g}" for value in shape.box)
             self._disagreements.append((kinds, f"{where} has bbox {box}, its mask the corners [{spans}]"))
-        return {
-            "masks that occur twice in an image": twice,
-            "areas that are not those of the masks": wrong_area and f"has area {area:g}, its mask {shape.area:g} px",
-        }
+        return problems
 
-    def findings(self) -> Iterator[tuple[str, str]]:
-        """What is wrong, and an example, for each disagreement with a box, and for the masks as a whole."""
+    def findings(self) -> Iterator[tuple[str, dict[str, bool]]]:
+        """An example, and what is wrong, for each disagreement with a box, and for the masks as a whole."""
         counts = Counter(kind for kinds, _ in self._disagreements for kind in kinds)
         for kinds, example in self._disagreements:
-            yield max(kinds, key=counts.__getitem__), example
+            yield example, {max(kinds, key=counts.__getitem__): True}
         several = {image: sum(shares) for image, shares in self._covered.items() if len(shares) > 1}
         covered = {image: share for image, share in several.items() if share > 1.5}
-        if len(covered) > len(several) / 2:
-            for image, share in covered.items():
-                yield "images that are covered by their masks more than once", f"image {image}, {share:.1f} times"
+        for image, share in covered.items() if len(covered) > len(several) / 2 else ():
+            yield f"image {image}, {share:.1f} times", {"images that are covered by their masks more than once": True}
         if self.num_masks >= 6 and len(self._covered) > 1 and max(self._reach) < 0.6:
-            text = f"{self._reach[0]:.0%} of the width and {self._reach[1]:.0%} of the height at most"
-            yield "masks in the upper left part of the images only", text
+            where = f"{self._reach[0]:.0%} of the width and {self._reach[1]:.0%} of the height at most"
+            yield where, {"masks in the upper left part of the images only": True}
 
 
 def is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -1e300 < value < 1e300  # no NaN
+    return type(value) in (int, float) and -1e300 < value < 1e300  # neither None nor NaN
 
 
 def is_box(value: Any) -> bool:

@@ -18,18 +18,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .image_io import probe_image
-from .validation import DatasetError, Report
+from .validation import UNPACK_AGAIN, DatasetError, Report
 
-VOC_FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
-SBD_FOLDERS = ("sbd", "benchmark_RELEASE/dataset")
-VOC_FILES = {
-    "file_name": "JPEGImages/{}.jpg",
-    "instance_label_file": "SegmentationObject/{}.png",
-    "class_label_file": "SegmentationClass/{}.png",
+VOC, SBD = "PASCAL VOC 2012 (whose ImageSets/Main also divides SBD)", "SBD"
+FOLDERS = {VOC: ("VOC2012", "VOCdevkit/VOC2012"), SBD: ("sbd", "benchmark_RELEASE/dataset")}
+FILES = {
+    VOC: {
+        "file_name": "JPEGImages/{}.jpg",
+        "instance_label_file": "SegmentationObject/{}.png",
+        "class_label_file": "SegmentationClass/{}.png",
+    },
+    SBD: {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"},
 }
-SBD_FILES = {"file_name": "img/{}.jpg", "instance_label_file": "inst/{}.mat"}
-UNPACK_AGAIN = "unpack the archive again"
-logger = logging.getLogger(__name__)
 
 
 def register_pascal(root: str | os.PathLike) -> None:
@@ -51,48 +51,50 @@ def load_pascal(name: str, root: str | os.PathLike) -> list[dict]:
     report = Report(f"{name}: {len(dicts)} images")
     for entry in dicts:
         for key in ("instance_label_file", "class_label_file"):
-            if key in entry and not os.path.isfile(entry[key]):
-                report.add("label files that are missing", entry[key], UNPACK_AGAIN)
+            report.add(
+                entry.get(key, ""), {"label files that are missing": key in entry and not os.path.isfile(entry[key])}
+            )
         try:
             entry["width"], entry["height"] = probe_image(entry["file_name"])[:2]
         except FileNotFoundError:
-            report.add("images that are missing", entry["file_name"], UNPACK_AGAIN)
+            report.add(entry["file_name"], {"images that are missing": True})
         except (OSError, ValueError) as error:
-            report.add("images that cannot be read", f"{entry['file_name']} ({error})", UNPACK_AGAIN)
-    if not dicts:
-        report.add("no images", name, "the image lists of VOC and SBD have none in common; check both archives")
+            report.add(entry["file_name"], {"images that cannot be read": f"({error})"})
+    report.add(name, {"no images": not dicts})
     report.raise_if_errors()
     if len(dicts) != expected:
-        logger.warning("%s has %d images, not %d: the archive is not complete", name, len(dicts), expected)
+        found = f"{name} has {len(dicts)} images, not {expected}: the archive is not complete"
+        logging.getLogger(__name__).warning(found)
     return dicts
 
 
-def _voc(root: Path, split: str) -> dict[str, dict]:
-    voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012")
-    return _entries(voc, _read_list(voc / f"ImageSets/Segmentation/{split}.txt"), VOC_FILES)
-
-
-def _sbd(root: Path, *splits: str) -> dict[str, dict]:
-    sbd = _find_folder(root, SBD_FOLDERS, "SBD")
-    return _entries(sbd, set().union(*(_read_list(sbd / f"{split}.txt") for split in splits)), SBD_FILES)
-
-
-def _entries(folder: Path, images: set[str], files: dict[str, str]) -> dict[str, dict]:
+def _listed(root: Path, archive: str, *lists: str) -> dict[str, dict]:
     """Dataset dicts by image name."""
-    return {i: {"image_id": i, **{key: str(folder / file.format(i)) for key, file in files.items()}} for i in images}
+    folder = next((root / name for name in FOLDERS[archive] if (root / name).is_dir()), None)
+    if folder is None:
+        places = " or ".join(FOLDERS[archive])
+        advice = f"unpack it to {places} there, or let DETECTRON2_DATASETS name the folder that holds it"
+        raise DatasetError(f"{archive} is not below {root.absolute()}: {advice}")
+    images = set().union(*(_read_list(folder / f"{name}.txt") for name in lists))
+    return {
+        i: {"image_id": i} | {k: str(folder / file.format(i)) for k, file in FILES[archive].items()} for i in images
+    }
+
+
+def _voc(root: Path, split: str) -> dict[str, dict]:
+    return _listed(root, VOC, f"ImageSets/Segmentation/{split}")
 
 
 def _voc_and_sbd(root: Path) -> dict[str, dict]:
     """VOC's training images with VOC's labels, and all images of SBD that are in neither list of VOC."""
-    val, both = _voc(root, "val"), _sbd(root, "train", "val") | _voc(root, "train")
+    val, both = _voc(root, "val"), _listed(root, SBD, "train", "val") | _voc(root, "train")
     return {image: entry for image, entry in both.items() if image not in val}
 
 
 def _sbd_by_voc(root: Path, split: str) -> dict[str, dict]:
     """SBD divided as VOC 2012's detection lists are: the paper's Table 2, simultaneous detection and segmentation."""
-    voc = _find_folder(root, VOC_FOLDERS, "PASCAL VOC 2012, whose ImageSets/Main divides SBD")
-    wanted = _read_list(voc / f"ImageSets/Main/{split}.txt")
-    return {image: entry for image, entry in _sbd(root, "train", "val").items() if image in wanted}
+    wanted = _listed(root, VOC, f"ImageSets/Main/{split}")
+    return {image: entry for image, entry in _listed(root, SBD, "train", "val").items() if image in wanted}
 
 
 # name: (what lists it, number of images of the complete data set)
@@ -103,17 +105,9 @@ SPLITS: dict[str, tuple[Callable[[Path], dict[str, dict]], int]] = {
     "voc_2012_instance_aug": (_voc_and_sbd, 10582),
     "sbd_instance_train": (partial(_sbd_by_voc, split="train"), 5623),
     "sbd_instance_val": (partial(_sbd_by_voc, split="val"), 5732),
-    "sbd_release_instance_train": (lambda root: _sbd(root, "train"), 8498),
-    "sbd_release_instance_val": (lambda root: _sbd(root, "val"), 2857),
+    "sbd_release_instance_train": (lambda root: _listed(root, SBD, "train"), 8498),
+    "sbd_release_instance_val": (lambda root: _listed(root, SBD, "val"), 2857),
 }
-
-
-def _find_folder(root: Path, names: tuple[str, ...], what: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    advice = f"unpack it to {' or '.join(names)} there, or let DETECTRON2_DATASETS name the folder that holds it"
-    raise DatasetError(f"{what} is not below {root.absolute()}: {advice}")
 
 
 def _read_list(path: Path) -> set[str]:

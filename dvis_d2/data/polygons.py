@@ -2,6 +2,8 @@
 
 import numpy as np
 import pycocotools.mask as mask_util
+from matplotlib.path import Path
+from matplotlib.transforms import Bbox
 
 NO_SEGMENTATION = "it has no segmentation; add a polygon or an RLE, or take it out"
 FAR = 10_000.0  # px beyond the image at which polygons are cut off: pycocotools walks along all of the outline
@@ -22,22 +24,22 @@ def polygon_points(polygons: list, where: str) -> list[np.ndarray]:
 def polygons_to_rle(points: list[np.ndarray], height: int, width: int, where: str) -> dict:
     """COCO's compressed RLE of the union of polygons, finite float64 (P, 2) each, in an image of (height, width).
     ValueError, naming `where`, if one is beyond :data:`MAX_POINTS` or :data:`MAX_OUTLINE`."""
-    near = [p for p in (clip_polygon(p, height, width) for p in points) if len(p)] or [np.zeros((3, 2))]
-    for p in near:
-        if found := endless_outline(p):
-            raise ValueError(f"{where}: a polygon {found}; simplify it")
-    return mask_util.merge(mask_util.frPyObjects([p.ravel() for p in near], height, width))
+    return mask_util.merge(mask_util.frPyObjects(_drawable(points, height, width, where), height, width))
 
 
 def plain_polygons(polygons: list, height: int, width: int, where: str) -> list:
     """Of polygons as :func:`polygon_points` takes them, what pycocotools can draw, as lists. ValueError as there."""
     if all(6 <= len(p) <= 1000 and len(p) % 2 == 0 and -FAR <= min(p) and max(p) <= FAR for p in polygons):
         return polygons
-    points = [clip_polygon(p, height, width) for p in polygon_points(polygons, where)]
-    for p in points:
-        if found := endless_outline(p):
-            raise ValueError(f"{where}: a polygon {found}; simplify it")
-    return [p.ravel().tolist() for p in points if len(p)] or [[0.0] * 6]
+    return [p.tolist() for p in _drawable(polygon_points(polygons, where), height, width, where)]
+
+
+def _drawable(points: list[np.ndarray], height: int, width: int, where: str) -> list[np.ndarray]:
+    """At least one polygon, float64 (2 P,) each."""
+    near = [clip_polygon(p, height, width) for p in points]
+    if found := next(filter(None, map(endless_outline, near)), ""):
+        raise ValueError(f"{where}: a polygon {found}; simplify it")
+    return [p.ravel() for p in near if len(p)] or [np.zeros(6)]
 
 
 def endless_outline(points: np.ndarray) -> str:
@@ -51,18 +53,9 @@ def endless_outline(points: np.ndarray) -> str:
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The part of a polygon, finite float64 (P, 2), that is at most :data:`FAR` px away from the image (Sutherland,
-    Hodgman); the same array if that is all of it."""
+    """The part of a polygon, finite float64 (P, 2), that is at most :data:`FAR` px away from the image; the same array
+    if that is all of it."""
     if np.abs(points).max(initial=0) <= FAR:
         return points
-    points = np.clip(points, -1e15, 1e15)
-    for axis, sign, bound in (0, -1, FAR), (0, 1, width + FAR), (1, -1, FAR), (1, 1, height + FAR):
-        depth = sign * points[:, axis] - bound  # beyond this side
-        if (depth > 0).any():
-            ends, end_depth = np.roll(points, -1, axis=0), np.roll(depth, -1)
-            crosses = (depth > 0) != (end_depth > 0)
-            share = depth / np.where(crosses, depth - end_depth, np.inf)
-            crossings = points + share[:, None] * (ends - points)
-            both = np.stack([points, crossings], axis=1).reshape(-1, 2)
-            points = both[np.stack([depth <= 0, crosses], axis=1).ravel()]
-    return points
+    around = Bbox([[-FAR, -FAR], [width + FAR, height + FAR]])
+    return Path(np.clip(points, -1e15, 1e15)).clip_to_bbox(around).vertices

@@ -23,7 +23,7 @@ def run_lengths(rle: Any) -> np.ndarray:
     if (pixels := int(size[0]) * int(size[1])) > MAX_PIXELS:
         raise ValueError(f"its size {list(size)} is more than {MAX_PIXELS:,} pixels")
     if isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
+        runs = _decompress(counts)
     else:
         runs = np.array(counts if isinstance(counts, list | tuple) else None)
         if runs.ndim != 1 or runs.dtype.kind not in "iu":
@@ -62,12 +62,13 @@ def runs_box(runs: np.ndarray, height: int) -> Box | None:
     return float(x0), float((first % height).min()), float(x1), float((last % height).max() + 1)
 
 
-def _decompress(text: bytes) -> np.ndarray:
+def _decompress(counts: str | bytes) -> np.ndarray:
     """COCO's string: 5 bits a character, lowest first, one more for "goes on"; from the fourth on, a run is stored as
     its difference to the one before the last."""
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("its counts are no whole COCO string" + _cause(text.decode("utf-8", "replace")))
+        raise ValueError("its counts are no whole COCO string" + _cause(counts))
     ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1

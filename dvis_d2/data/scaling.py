@@ -41,11 +41,10 @@ def inference_scale(cfg: CfgNode, statistics: DataStatistics | None, size: tuple
     """The factor by which an image of `size` (height, width) is enlarged for the network, in tiles where it is large;
     None: it is resized as a whole, as :func:`resize_for_test` does.
 
-    A network knows objects of the sizes in pixels that its training showed. Where these are small in their images (95 %
-    of them below a fifth of the image's side: cells, crowds, aerial pictures), a larger image holds more of them, not
-    larger ones, so the factor stays within those of the training's images. Where they are large, as in photographs, a
-    larger image shows them larger, and it is resized as a whole; so it is without `statistics` of a training.
-    ``INPUT.SCALE`` is the factor of every image. A warning says when this reads an image far from the training's scale.
+    ``INPUT.SCALE`` is the factor of every image. Else, where 95 % of the training's objects are small in their images
+    (cells, crowds, aerial pictures), a larger image holds more of them, not larger ones, and the factor stays within
+    those of the training's images. Where they are large, as in photographs, or nothing is known of the training, images
+    are resized as a whole; a warning says if that reads one far from the training's scale.
     """
     if cfg.INPUT.SCALE:
         return cfg.INPUT.SCALE

@@ -2,16 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from .annotations import read_annotations
-from .polygons import polygon_points, polygons_to_rle
+from .annotations import read_annotations, to_rle
 from .rle import checked_runs
 
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
@@ -23,7 +21,6 @@ class DataStatistics:
 
     num_images: int = 0
     num_objects: int = 0
-    class_names: tuple[str, ...] = ()
     heights: tuple[float, ...] = (0, 0, 0)  # of the images: least, median, largest
     widths: tuple[float, ...] = (0, 0, 0)
     diameters: tuple[float, ...] = (0, 0, 0)  # 2 sqrt(area / pi) of objects: 5 %, 50 %, 95 %
@@ -33,7 +30,6 @@ class DataStatistics:
     scale: float = 0.0
     scale_range: tuple[float, ...] = (0, 0)
     canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
-    normalize: str = ""  # of a training, INPUT.NORMALIZE
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists, as JSON and PyTorch's checkpoints have them."""
@@ -42,15 +38,15 @@ class DataStatistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
-        """The inverse; unknown names, of a later version, are left out."""
+        """The inverse; unknown names, of another version, are left out."""
         known = {field.name for field in dataclasses.fields(cls)} & values.keys()
         given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
         return cls(**given)
 
 
-def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterable[str] = ()) -> DataStatistics:
+def data_statistics(dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
     """Of the dataset dicts in Detectron2's format that have "height" and "width"; of those with masks in files, at most
-    `MAX_LABEL_FILES` count. An object in several polygons has the sum of their areas.
+    `MAX_LABEL_FILES` count. An object in several polygons has the area of their union.
 
     ValueError or FileNotFoundError, naming the file, where a segmentation or a label file cannot be used.
     """
@@ -59,13 +55,12 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
     chosen = [d for d in of_size if "instance_label_file" not in d]
     chosen += in_files[:: math.ceil(len(in_files) / MAX_LABEL_FILES) or 1]
     heights, widths = (np.array([d[side] for d in chosen]) for side in ("height", "width"))
-    areas = [object_areas(d) for d in chosen]
+    areas = [_object_areas(d) for d in chosen]
     counts = np.array([len(a) for a in areas], dtype=np.int64)
     diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *areas]) / math.pi)
     return DataStatistics(
         num_images=len(chosen),
         num_objects=len(diameters),
-        class_names=tuple(class_names),
         heights=_quantiles(heights, 0, 0.5, 1),
         widths=_quantiles(widths, 0, 0.5, 1),
         diameters=_quantiles(diameters, 0.05, 0.5, 0.95),
@@ -76,14 +71,12 @@ def data_statistics(dataset_dicts: Sequence[dict[str, Any]], class_names: Iterab
 
 def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
     """:func:`data_statistics` of a training's images, with the scale at which its test would read them."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
-    found = data_statistics(dataset_dicts, getattr(metadata, "thing_classes", ()))
     sizes = [(d["height"], d["width"]) for d in dataset_dicts if "height" in d and "width" in d]
     scales = np.array([resize_factor(cfg, size) for size in sizes])
     low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
     (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
-    normalize = cfg.INPUT.get("NORMALIZE", "")
-    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas, normalize=normalize)
+    found = data_statistics(dataset_dicts)
+    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas)
 
 
 def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
@@ -94,20 +87,19 @@ def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
     return min(cfg.INPUT.MIN_SIZE_TEST / min(size), cfg.INPUT.MAX_SIZE_TEST / max(size))
 
 
-def object_areas(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """float64 (n,): pixels of each annotation of an image that is no crowd."""
+def _object_areas(dataset_dict: dict[str, Any]) -> list[float]:
+    """Pixels of each annotation of an image that has a segmentation and is no crowd."""
+    size, where = (dataset_dict["height"], dataset_dict["width"]), str(dataset_dict.get("file_name"))
     objects = [a for a in read_annotations(dataset_dict)[0] if not a.get("iscrowd", 0)]
-    segmentations = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
-    areas, where = np.zeros(len(segmentations)), str(dataset_dict.get("file_name"))
-    for k, segmentation in enumerate(segmentations):
-        if isinstance(segmentation, np.ndarray):
-            areas[k] = np.count_nonzero(segmentation)
-        elif isinstance(segmentation, dict):
-            areas[k] = checked_runs(segmentation, where)[1::2].sum()
-        elif any(len(polygon) >= 6 for polygon in segmentation):
-            size = dataset_dict["height"], dataset_dict["width"]
-            areas[k] = mask_util.area(polygons_to_rle(polygon_points(segmentation, where), *size, where))
-    return areas
+    return [_area(a["segmentation"], size, where) for a in objects if a.get("segmentation") is not None]
+
+
+def _area(segmentation: Any, size: tuple[int, int], where: str) -> float:
+    if isinstance(segmentation, dict):
+        return float(checked_runs(segmentation, where)[1::2].sum())
+    if isinstance(segmentation, list) and all(len(polygon) < 6 for polygon in segmentation):
+        return 0.0
+    return float(mask_util.area(to_rle(segmentation, size, where)))
 
 
 def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:

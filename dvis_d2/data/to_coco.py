@@ -1,15 +1,13 @@
 """COCO-format data: made of a registered data set, or completed where an exporter left fields out."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import encode_masks, read_annotations, to_mask
+from .annotations import read_annotations, to_rle
 from .mask_checks import is_box, is_number
-from .polygons import polygon_points, polygons_to_rle
 from .validation import DatasetError
 
 ID_KEYS = ("images", "annotations", "categories")
@@ -37,10 +35,17 @@ def to_coco(dataset_name: str, image_root: str | os.PathLike | None = None, *, i
         if path.startswith(os.pardir):
             advice = "give a folder that holds all images"
             raise DatasetError(f"image {entry['file_name']} is not below {image_root}; {advice}")
-        image = {"height": entry["height"], "width": entry["width"], "original_id": entry["image_id"]}
+        size = entry["height"], entry["width"]
+        image = {"height": size[0], "width": size[1], "original_id": entry["image_id"]}
         images.append({"id": image_id, "file_name": path.replace(os.sep, "/"), **image})
-        for annotation in _annotations(entry, ignore_as_crowd):
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+        objects, ignored = read_annotations(entry)
+        if ignore_as_crowd and ignored is not None:
+            classes = sorted({a["category_id"] for a in objects})
+            objects = objects + [{"category_id": k, "segmentation": ignored, "iscrowd": 1} for k in classes]
+        for index, own in enumerate(objects):
+            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": own["category_id"] + 1}
+            fields = coco_fields(own.get("segmentation"), size, f"{entry['file_name']}, annotation {index}")
+            annotations.append({**ids, "iscrowd": int(own.get("iscrowd", 0)), **fields})
     return {
         "info": {"description": dataset_name, "image_root": str(image_root)},
         "images": images,
@@ -83,16 +88,15 @@ def complete_coco(data: dict) -> dict:
         seen.add(annotation["id"])
         annotation["iscrowd"] = annotation["iscrowd"] if crowd is None else crowd
         box, area = annotation.get("bbox"), annotation.get("area")
-        needed = {"bbox": not is_box(box) or min(box[2:]) <= 0, "area": not is_number(area) or area <= 0}
-        if not any(needed.values()):
-            continue
-        where = f"annotation {annotation['id']} (entry {position})"
-        try:
-            fields = mask_fields(_to_rle(annotation["segmentation"], sizes[annotation["image_id"]], where))
-        except Exception as error:  # whatever pycocotools makes of malformed input
-            advice = "correct the errors of the report first"
-            raise ValueError(f"{where}: its mask cannot be read ({error!r}); {advice}") from error
-        annotation |= {key: fields[key] for key in needed if needed[key]}
+        sound = {"bbox": is_box(box) and min(box[2:]) > 0, "area": is_number(area) and area > 0}
+        if not all(sound.values()):
+            where = f"annotation {annotation['id']} (entry {position})"
+            try:
+                fields = mask_fields(to_rle(annotation["segmentation"], sizes[annotation["image_id"]], where))
+            except Exception as error:  # whatever pycocotools makes of malformed input
+                advice = "correct the errors of the report first"
+                raise ValueError(f"{where}: its mask cannot be read ({error!r}); {advice}") from error
+            annotation |= {key: fields[key] for key in sound if not sound[key]}
     return data
 
 
@@ -116,26 +120,5 @@ def mask_fields(rle: dict) -> dict[str, Any]:
 
 def coco_fields(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
     """COCO's "area", "bbox" and "segmentation": polygons stay polygons, other masks become compressed RLE."""
-    fields = mask_fields(_to_rle(segmentation, size, where))
+    fields = mask_fields(to_rle(segmentation, size, where))
     return fields | ({"segmentation": segmentation} if isinstance(segmentation, list) else {})
-
-
-def _annotations(entry: dict[str, Any], ignore_as_crowd: bool) -> Iterator[dict]:
-    """Those of one image, without ids."""
-    size = entry["height"], entry["width"]
-    annotations, ignored = read_annotations(entry)
-    if ignore_as_crowd and ignored is not None:
-        classes = sorted({a["category_id"] for a in annotations})
-        annotations = annotations + [{"category_id": k, "segmentation": ignored, "iscrowd": 1} for k in classes]
-    for index, annotation in enumerate(annotations):
-        segmentation, crowd = annotation.get("segmentation"), int(annotation.get("iscrowd", 0))
-        fields = coco_fields(segmentation, size, f"{entry['file_name']}, annotation {index}")
-        yield {"category_id": annotation["category_id"] + 1, "iscrowd": crowd, **fields}
-
-
-def _to_rle(segmentation: Any, size: tuple[int, int], where: str) -> dict:
-    if isinstance(segmentation, list):  # without drawing them
-        return polygons_to_rle(polygon_points(segmentation, where), *size, where)
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        return segmentation
-    return encode_masks(to_mask(segmentation, size, where)[None])[0]

@@ -6,6 +6,7 @@ and polygons are in px, (x, y); the picture reaches from (0, 0) to (width, heigh
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,22 +14,28 @@ from tqdm import tqdm
 
 from .coco_file import read_json
 from .image_checks import check_image_files, find_root
-from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, examine_mask, is_box, is_number
+from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, is_box, is_number
 from .rle import MAX_PIXELS
 
 MAX_EXAMPLES = 3  # of each problem in a report
 COCO_ADVICE = 'give a file in COCO\'s format: {"images": [...], "annotations": [...], "categories": [...]}'
+UNPACK_AGAIN = "unpack the archive again"
+NO_IMAGE = "annotations of an image that does not exist"
 COMPLETE = "run `dvis check` with --complete, which writes a copy with"
 CROWD_SHARE = 0.1  # COCO has 1 %
 
 # what is wrong: what to do
 ERRORS = {
+    "the annotation file cannot be read": "correct its path",
+    "the annotation file is not JSON": COCO_ADVICE,
+    "the file is JSON but not COCO": COCO_ADVICE,
+    "an empty list": "there is nothing to learn from; export the data again",
     "ids that are no integers": f"{COMPLETE} integer ids",
     "ids that occur twice": "give every entry its own integer id",
     "categories without a name": 'add its "name"',
     "images without a size": 'add "height" and "width" in px, as positive integers',
     "images without a file name": 'add its "file_name"',
-    "annotations of an image that does not exist": "add the image or remove the annotation",
+    NO_IMAGE: "add the image or remove the annotation",
     "annotations of a category that does not exist": 'add it to "categories" or correct the id',
     "annotations without bbox, area or iscrowd": f"{COMPLETE} them filled in",  # pycocotools needs them
     "boxes that are not four numbers": f"write [x, y, width, height] in px, or {COMPLETE} the boxes of the masks",
@@ -46,6 +53,10 @@ ERRORS = {
     "image files that are not in": "correct the image folder, or the file names",
     "image files that cannot be read": "copy them again, or do what the message says",
     "images of another size than the annotations say": "use the annotated ones: not resized, turned as EXIF says",
+    "label files that are missing": UNPACK_AGAIN,
+    "images that are missing": UNPACK_AGAIN,
+    "images that cannot be read": UNPACK_AGAIN,
+    "no images": "the image lists of VOC and SBD have none in common; check both archives",
 }
 WARNINGS = {
     "category names that occur twice": "give them different names",
@@ -81,24 +92,13 @@ class Report:
     errors: dict[str, list[str]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     categories: list[tuple[int, str]] = field(default_factory=list)  # the file's own (id, name), ascending by id
-    _advice: dict[str, str] = field(default_factory=dict)
 
-    def add(self, what: str, example: str, advice: str, *, is_error: bool = True) -> None:
-        findings = self.errors if is_error else self.warnings
-        findings.setdefault(what, []).append(example)
-        self._advice.setdefault(what, advice)
-
-    def add_all(self, where: str, found: dict[str, Any]) -> None:
+    def add(self, where: str, found: dict[str, Any]) -> None:
         """Note each problem whose value is true, a text is added to `where`; its key holds a key of the tables."""
         for what, detail in found.items():
             if detail:
-                kind = next(kind for kind in ADVICE if kind in what)
-                self.add(
-                    what,
-                    f"{where} {detail}" if isinstance(detail, str) else where,
-                    ADVICE[kind],
-                    is_error=kind in ERRORS,
-                )
+                findings = self.errors if _kind(what) in ERRORS else self.warnings
+                findings.setdefault(what, []).append(f"{where} {detail}" if isinstance(detail, str) else where)
 
     def raise_if_errors(self) -> None:
         """Raise :class:`DatasetError` with the whole report if there is an error."""
@@ -110,10 +110,14 @@ class Report:
         for label, findings in ("ERROR", self.errors), ("WARNING", self.warnings):
             for what, cases in findings.items():
                 examples = "; ".join(map(printable, cases[:MAX_EXAMPLES])) + "; ..." * (len(cases) > MAX_EXAMPLES)
-                lines += [f"  {label}: {printable(what)} ({len(cases)}): {examples}", f"      -> {self._advice[what]}"]
+                lines += [f"  {label}: {printable(what)} ({len(cases)}): {examples}", f"      -> {ADVICE[_kind(what)]}"]
         if not self.errors:
             lines.append("  no errors" + ("" if self.warnings else ", no warnings"))
         return "\n".join(lines)
+
+
+def _kind(what: str) -> str:
+    return next(kind for kind in ADVICE if kind in what)
 
 
 def printable(text: str, limit: int = 300) -> str:
@@ -146,17 +150,24 @@ def check_coco_json(
     usable = _usable_images(images, _integers(annotations, "image_id"), report)
     known, audit = (_integers(images, "id"), _integers(categories, "id")), MaskAudit()
     for annotation in tqdm(annotations, "annotations", disable=not progress):
-        _check_annotation(annotation, *known, usable, audit, report)
-    for what, example in audit.findings():
-        report.add_all(example, {what: True})
+        where = f"annotation {annotation.get('id')}"
+        report.add(where, found := _field_problems(annotation, *known))
+        if not found[NO_IMAGE] and (image := usable.get(annotation["image_id"])):
+            where = f"{where} ({image['file_name']})"
+            report.add(where, audit.examine(annotation, image["height"], image["width"], where))
+    for where, found in audit.findings():
+        report.add(where, found)
     for what in SERIOUS.keys() & report.warnings.keys():
         if len(report.warnings[what]) > SERIOUS_SHARE * audit.num_masks:
             report.errors[what] = report.warnings.pop(what)
-    _check_crowds(annotations, report)
+    crowds = [f"annotation {a.get('id')}" for a in annotations if a.get("iscrowd") == 1]
+    for where in crowds if len(crowds) > CROWD_SHARE * len(annotations) else ():
+        are_all = len(crowds) == len(annotations)
+        report.add(where, {"crowds alone": are_all, "crowds among ordinary objects": not are_all})
     root = find_root(json_file, image_root, [image["file_name"] for image in usable.values()])
     report.image_root = str(root)
     for where, found in check_image_files(list(usable.values()), annotations, root, max_headers, progress):
-        report.add_all(where, found)
+        report.add(where, found)
     return report
 
 
@@ -164,114 +175,87 @@ def _read(json_file: str | os.PathLike, report: Report) -> Any:
     try:
         data = read_json(json_file)
     except OSError as error:
-        return report.add("the annotation file cannot be read", str(error), "correct its path")
+        return report.add(str(error), {"the annotation file cannot be read": True})
     except ValueError as error:  # also wrong encodings
-        return report.add("the annotation file is not JSON", str(error), COCO_ADVICE)
+        return report.add(str(error), {"the annotation file is not JSON": True})
     for key in ("images", "annotations", "categories"):
         entries = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            report.add("the file is JSON but not COCO", f'"{key}" is no list of objects', COCO_ADVICE)
-        elif not entries:
-            report.add("an empty list", f'"{key}"', "there is nothing to learn from; export the data again")
+        are_objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        found = {"the file is JSON but not COCO": not are_objects and "is no list of objects"}
+        report.add(f'"{key}"', found | {"an empty list": entries == []})
     return data
 
 
 def _check_ids(entries: list[dict], kind: str, report: Report) -> None:
     for position, entry in enumerate(entries):
-        if type(value := entry.get("id")) is not int:
-            report.add_all(f"entry {position} has id {value!r}", {f"{kind} ids that are no integers": True})
-    for text in _twice([str(entry["id"]) for entry in entries if entry.get("id") is not None]):
-        report.add_all(f"id {text}", {f"{kind} ids that occur twice": True})
+        value = entry.get("id")
+        report.add(f"entry {position} has id {value!r}", {f"{kind} ids that are no integers": type(value) is not int})
+    for text in _twice(str(entry["id"]) for entry in entries if entry.get("id") is not None):
+        report.add(f"id {text}", {f"{kind} ids that occur twice": True})
 
 
 def _check_categories(categories: list[dict], used: set[int], report: Report) -> None:
-    last = max((category["id"] for category in categories if type(category.get("id")) is int), default=None)
+    last = max(_integers(categories, "id"), default=None)
     for category in categories:
         id_, name = category.get("id"), category.get("name")
         if not isinstance(name, str):
-            report.add_all(f"category {id_} has name {name!r}", {"categories without a name": True})
+            report.add(f"category {id_} has name {name!r}", {"categories without a name": True})
         elif type(id_) is int:
             report.categories.append((id_, name))
             hint = "(the last one: do the annotations count from 0, the categories from 1?)" if id_ == last else True
-            report.add_all(f'category {id_} "{name}"', {"categories without annotations": id_ not in used and hint})
+            report.add(f'category {id_} "{name}"', {"categories without annotations": id_ not in used and hint})
     report.categories.sort()
-    for name in _twice([name for _, name in report.categories]):
-        report.add_all(f'"{name}"', {"category names that occur twice": True})
+    for name in _twice(name for _, name in report.categories):
+        report.add(f'"{name}"', {"category names that occur twice": True})
 
 
-def _usable_images(images: list[dict], used: set[int], report: Report) -> dict[Any, dict]:
+def _usable_images(images: list[dict], used: set[int], report: Report) -> dict[int, dict]:
     """Those with an id, a size and a file name, by id."""
     usable = {}
     for image in images:
-        height, width, id_ = image.get("height"), image.get("width"), image.get("id")
+        height, width, id_, name = (image.get(key) for key in ("height", "width", "id", "file_name"))
         sized = type(height) is type(width) is int and height > 0 < width and height * width <= MAX_PIXELS
-        named = isinstance(image.get("file_name"), str)
-        found: dict[str, Any] = {"images without a size": not sized and f"has height {height!r}, width {width!r}"}
-        found["images without a file name"] = not named
-        if sized and named and type(id_) is int:
+        named = isinstance(name, str)
+        if is_usable := sized and named and type(id_) is int:
             usable[id_] = image
-            found["images without annotations"] = id_ not in used
-        report.add_all(f"image {id_} ({image.get('file_name')})", found)
-    for file_name in _twice([image["file_name"] for image in usable.values()]):
-        report.add_all(file_name, {"images that are listed more than once": True})
+        found = {
+            "images without a size": not sized and f"has height {height!r}, width {width!r}",
+            "images without a file name": not named,
+            "images without annotations": is_usable and id_ not in used,
+        }
+        report.add(f"image {id_} ({name})", found)
+    for file_name in _twice(image["file_name"] for image in usable.values()):
+        report.add(file_name, {"images that are listed more than once": True})
     return usable
 
 
-def _check_annotation(
-    annotation: dict,
-    image_ids: set[int],
-    category_ids: set[int],
-    usable: dict[Any, dict],
-    audit: MaskAudit,
-    report: Report,
-) -> None:
+def _field_problems(annotation: dict, image_ids: set[int], category_ids: set[int]) -> dict[str, Any]:
+    """Of all fields but the segmentation."""
+    box, area, crowd = (annotation.get(key) for key in ("bbox", "area", "iscrowd"))
     missing = [key for key in ("bbox", "area", "iscrowd") if annotation.get(key) is None]
-    box, area, crowd = (
-        ([0, 0, 1, 1] if "bbox" in missing else annotation["bbox"]),
-        annotation.get("area"),
-        annotation.get("iscrowd"),
-    )
-    is_four = is_box(box)
-    found: dict[str, Any] = {
-        "annotations of an image that does not exist": _unknown(annotation, "image_id", image_ids),
+    four, number = is_box(box), is_number(area)
+    return {
+        NO_IMAGE: _unknown(annotation, "image_id", image_ids),
         "annotations of a category that does not exist": _unknown(annotation, "category_id", category_ids),
         "annotations without bbox, area or iscrowd": missing and f"has no {', '.join(missing)}",
-        "boxes that are not four numbers": not is_four and f"has bbox {box!r}",
-        "boxes without extent": is_four and min(box[2:]) <= 0 and f"has bbox {list(box)}",
-        "areas that are no number": area is not None and not is_number(area) and f"has area {area!r}",
-        "areas of 0 or less": area is not None and is_number(area) and area <= 0 and f"has area {area:g}",
+        "boxes that are not four numbers": box is not None and not four and f"has bbox {box!r}",
+        "boxes without extent": four and min(box[2:]) <= 0 and f"has bbox {box}",
+        "areas that are no number": area is not None and not number and f"has area {area!r}",
+        "areas of 0 or less": number and area <= 0 and f"has area {area:g}",
         "iscrowd that is neither 0 nor 1": crowd not in (None, 0, 1) and f"has iscrowd {crowd!r}",
         '"ignore" flags': bool(annotation.get("ignore", 0)),
         "an annotation with id 0": annotation.get("id") == 0,
     }
-    where = f"annotation {annotation.get('id')}"
-    report.add_all(where, found)
-    image = usable.get(annotation["image_id"]) if not found["annotations of an image that does not exist"] else None
-    if image:
-        where, size = f"{where} ({image['file_name']})", (image["height"], image["width"])
-        shape, problems = examine_mask(segmentation := annotation.get("segmentation"), *size)
-        problems["crowds drawn as polygons"] = crowd == 1 and isinstance(segmentation, list) and bool(segmentation)
-        report.add_all(where, problems)
-        if shape:
-            report.add_all(where, audit.add(annotation, shape, *size, where))
-
-
-def _check_crowds(annotations: list[dict], report: Report) -> None:
-    crowds = [f"annotation {a.get('id')}" for a in annotations if a.get("iscrowd") == 1]
-    kind = "crowds alone" if len(crowds) == len(annotations) else "crowds among ordinary objects"
-    for where in crowds if len(crowds) > CROWD_SHARE * len(annotations) else ():
-        report.add_all(where, {kind: True})
 
 
 def _unknown(annotation: dict, key: str, known: set[int]) -> str:
     if type(value := annotation.get(key)) is int and value in known:
         return ""
-    return f"has {key} {value!r}" + (
-        "; --complete repairs strings and fractions" if isinstance(value, str | float) else ""
-    )
+    hint = "; --complete repairs strings and fractions" if isinstance(value, str | float) else ""
+    return f"has {key} {value!r}{hint}"
 
 
-def _twice(values: list[str]) -> list[str]:
+def _twice(values: Iterable[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 

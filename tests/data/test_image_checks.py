@@ -16,8 +16,8 @@ def check(tmp_path):
     """Check a file in tmp_path, whose images are in tmp_path/images, with these names."""
     (tmp_path / "images").mkdir()
 
-    def run(*names, size=(20, 30), folder="images", polygon=SQUARE):
-        sound = {"iscrowd": 0, "area": 24, "bbox": [3, 2, 6, 4], "category_id": 1, "segmentation": [polygon]}
+    def run(*names, size=(20, 30), folder="images", segmentation=(SQUARE,)):
+        sound = {"iscrowd": 0, "area": 24, "bbox": [3, 2, 6, 4], "category_id": 1, "segmentation": segmentation}
         data = {
             "images": [{"id": k, "file_name": n, "height": size[0], "width": size[1]} for k, n in enumerate(names, 1)],
             "annotations": [{"id": k, "image_id": k, **sound} for k in range(1, len(names) + 1)],
@@ -97,7 +97,16 @@ def test_masks_on_the_pixels_before_they_are_turned(check, tmp_path, orientation
     rows, columns = np.nonzero(upright)
     x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     seen = list(map(int, [x0, y0, x1, y0, x1, y1, x0, y1]))
-    assert kind not in check("a.png", size=(40, 40), polygon=seen).warnings
+    assert kind not in check("a.png", size=(40, 40), segmentation=[seen]).warnings
+
+
+@pytest.mark.parametrize("mask", [[5, 6], {"size": [20, 30], "counts": [5, 5]}, None, [[1, 2, 3, "4", 5, 6]], [{}] * 6])
+def test_a_broken_mask_is_not_blamed_on_a_turned_image(check, tmp_path, mask):
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    errors = check("a.jpg", segmentation=mask).errors
+    assert len(errors) == 1 and "image files that cannot be read" not in errors
 
 
 TURN = {
@@ -109,6 +118,14 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_orientations_that_do_not_exist_are_upright(check, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    assert not check("a.jpg").errors
 
 
 def test_a_size_from_before_turning(check, tmp_path):

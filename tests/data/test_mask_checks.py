@@ -166,8 +166,9 @@ def test_malformed_polygons_are_described(segmentation, message):
 
 @pytest.mark.parametrize("value", [None, "6", [6], {}, float("nan"), float("inf"), 10**400])
 def test_values_that_are_no_numbers(value):
-    _, problems = examine_mask([[1, 2, 3, 4, 5, value]], HEIGHT, WIDTH)
-    assert problems == {"polygons with values that are no finite numbers": True}
+    for before in ([], [polygon(0, 0, 9, 9)]):  # also in a later piece
+        _, problems = examine_mask([*before, [1, 2, 3, 4, 5, value]], HEIGHT, WIDTH)
+        assert problems == {"polygons with values that are no finite numbers": True}
 
 
 def test_a_cut_rle_is_refused_before_pycocotools_sees_it():
