@@ -70,8 +70,8 @@ def _examine(root: Path, image: dict, segmentations: list) -> dict[str, Any]:
     path, size = root / image["file_name"], (image["width"], image["height"])
     try:
         info = probe_image(path)
-        found = info.width, info.height
-        turned = info.orientation in TURNS and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
+        found, is_turned = (info.width, info.height), info.orientation in TURNS
+        on_stored = is_turned and found == size and _fits_stored_pixels(path, info.orientation, segmentations)
     except (OSError, ValueError) as error:
         return {"image files that cannot be read": f"({error})"}
     detail = f"is {found[0]} x {found[1]}, annotated as {size[0]} x {size[1]}"
@@ -79,7 +79,7 @@ def _examine(root: Path, image: dict, segmentations: list) -> dict[str, Any]:
         detail += f", as before it is turned by its orientation, {info.orientation}"
     return {
         "images of another size than the annotations say": found != size and detail,
-        "images whose masks seem to lie on the pixels before they are turned": turned,
+        "images whose masks seem to lie on the pixels before they are turned": on_stored,
         "images of several pages or frames": info.pages > 1 and f"has {info.pages}",
         "images of more than 8 bits": info.dtype not in ("uint8", "bool") and f"is {info.dtype}",
     }

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import cv2
 import numpy as np
@@ -215,9 +215,9 @@ class MaskAudit:
             yield where, {"masks in the upper left part of the images only": True}
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and -1e300 < value < 1e300  # neither None nor NaN
 
 
-def is_box(value: Any) -> bool:
+def is_box(value: Any) -> TypeGuard[list[float]]:
     return isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))

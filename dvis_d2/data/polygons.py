@@ -58,4 +58,4 @@ def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     if np.abs(points).max(initial=0) <= FAR:
         return points
     around = Bbox([[-FAR, -FAR], [width + FAR, height + FAR]])
-    return Path(np.clip(points, -1e15, 1e15)).clip_to_bbox(around).vertices
+    return np.asarray(Path(np.clip(points, -1e15, 1e15)).clip_to_bbox(around).vertices)
