@@ -18,7 +18,6 @@ INSTALL_REQUIRES = [
     "imagecodecs>=2024.1",
     "filelock>=3.8",
     "tqdm>=4.60",
-    "tifffile>=2023.1",
     "click>=8.1",
     "opencv-python-headless>=4.6",
     "faster-coco-eval>=1.8.0",

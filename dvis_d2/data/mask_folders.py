@@ -92,9 +92,9 @@ def pair_masks(root: Path, files: list[Path]) -> tuple[dict[str, Path], dict[str
         in_masks, stem = not MASK_FOLDERS.isdisjoint(f.lower() for f in folders), MASK_ENDING.sub("", path.stem)
         folders = [f for f in folders if f.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]
         if path.suffix.lower() in MASK_SUFFIXES and (in_masks or stem != path.stem):
-            masks["/".join([*folders, stem])] = path
+            masks[_free(masks, "/".join([*folders, stem]), path)] = path
         elif path.suffix.lower() in IMAGE_SUFFIXES and not in_masks and not path.stem.endswith("_flows"):  # Cellpose
-            images["/".join([*folders, IMAGE_ENDING.sub("", path.stem)])] = path
+            images[_free(images, "/".join([*folders, IMAGE_ENDING.sub("", path.stem)]), path)] = path
     if not masks.keys().isdisjoint(images):
         return images, {key: [path] for key, path in masks.items()}, True
     in_folder, groups = defaultdict(list), defaultdict(list)
@@ -106,6 +106,11 @@ def pair_masks(root: Path, files: list[Path]) -> tuple[dict[str, Path], dict[str
         if folder and len(owners) == 1:
             groups[owners[0]].append(path)
     return images, groups, False
+
+
+def _free(paths: dict[str, Path], key: str, path: Path) -> str:
+    """A key that no other file has: the second of a.png and a.jpg then has no mask, which is said."""
+    return key + path.suffix if key in paths else key
 
 
 def read_masks(root: Path, files: list[Path]) -> CocoLists:

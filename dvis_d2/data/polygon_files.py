@@ -63,8 +63,10 @@ def _yolo_images(start: Path, entry: str, described: Path, files: list[Path]) ->
     if found is None:
         raise FormatError(f"{described}: {entry} is not in {described.parent}", "correct the path")
     if found.suffix == ".txt":
-        lines = map(str.strip, _lines(found))
-        return [image for line in filter(None, lines) for image in _yolo_images(start, line, described, files)]
+        lines = list(filter(None, map(str.strip, _lines(found))))
+        if any(line.endswith(".txt") for line in lines):
+            raise FormatError(f"{found} names another list", "name the images themselves, one a line")
+        return [image for line in lines for image in _yolo_images(start, line, described, files)]
     inside = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and found in path.parents]
     return [found] if found.is_file() else inside
 

@@ -152,6 +152,12 @@ def foreground_only(root):
     return "masks of foreground"
 
 
+def twin(root):
+    image = next((root / "images").iterdir())
+    Image.open(image).save(image.with_suffix(".bmp"))
+    return f"images without masks.*{image.stem}"
+
+
 def nothing(root):
     for path in (root / "masks").iterdir():
         path.unlink()
@@ -160,7 +166,7 @@ def nothing(root):
 
 @pytest.mark.parametrize(
     "change",
-    [no_mask, other_size, floats, negative, colors, damaged, damaged_image, foreground_only, nothing],
+    [no_mask, other_size, floats, negative, colors, damaged, damaged_image, foreground_only, twin, nothing],
     ids=lambda c: c.__name__,
 )
 def test_unfit_label_images_are_named(change, tiny_coco, tmp_path):

@@ -119,3 +119,10 @@ def test_text_files_of_other_encodings(tiny_coco, tmp_path):
     path.write_bytes(b"\xe9 0 0 1 0 1 1")
     with pytest.raises(FormatError, match="0.txt, line 1 holds what is no number"):
         convert_folder(root, tmp_path / "out")
+
+
+def test_a_list_of_lists_is_refused(tiny_coco, tmp_path):
+    cases.yolo(tiny_coco, tmp_path / "set", ("train", "val"), {"train": "list.txt"})
+    (tmp_path / "set" / "list.txt").write_text("list.txt")
+    with pytest.raises(FormatError, match="list.txt names another list\n"):
+        convert_folder(tmp_path / "set", tmp_path / "out")
