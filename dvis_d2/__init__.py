@@ -6,6 +6,7 @@ heads ``DVISROIHeads`` and the built-in data sets. Without Detectron2, ``dvis_d2
 """
 
 import importlib
+import logging
 import os
 import warnings
 
@@ -14,11 +15,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ._detectron2 import has_detectron2, require_detectron2  # noqa: E402
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 if has_detectron2():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Detectron2 scripts functions, which torch is giving up
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # and asks for tracing by an old name
         require_detectron2()
         from . import data, modeling
         from .config import add_dvis_config
