@@ -34,7 +34,7 @@ class MeanShiftProposer(nn.Module):
         super().__init__()
         self.label_head = label_head
         self.criterion = criterion
-        group_label_map(torch.zeros(1, 1, 1), **grouping)  # wrong options are named before a training
+        group_label_map(torch.zeros(1, 1, 1, device="cpu"), **grouping)  # names wrong options before a training
         self.grouping = grouping
         check_range(num_perturbed=num_perturbed)
         self.num_perturbed = num_perturbed
