@@ -89,6 +89,7 @@ class Trainer(DefaultTrainer):
         """Train to the end; the results of the last evaluation, as of ``test``."""
         cfg, period = self.cfg, validation_period(self.cfg)
         steps = f"{self.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images on {cfg.MODEL.DEVICE}"
+        steps += f" in {world} processes" if (world := comm.get_world_size()) > 1 else ""
         validation = f", validation every {period}" if period and cfg.DATASETS.TEST else ""
         logger.info("Training on %s, %s%s", ", ".join(map(data_name, cfg.DATASETS.TRAIN)), steps, validation)
         logger.info("In %s: log.txt, metrics.csv, and more for `tensorboard --logdir %s`", *2 * (cfg.OUTPUT_DIR,))

@@ -84,5 +84,5 @@ def test_the_network_runs_once_an_image_and_detections_differ_in_their_masks_alo
 
 
 def test_weights_that_are_not_there_are_named(run):
-    with pytest.raises(SystemExit, match=r"nowhere\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no weights nowhere\.pth"):
         run(opts=("MODEL.WEIGHTS", "nowhere.pth"))
