@@ -101,7 +101,7 @@ def test_training_learns_and_evaluates(tiny_cfg):
     assert results["segm"]["AP50"] > 50
     assert {"AP-green", "AP-pink"} <= set(results["segm"])
     seen = trainer.statistics
-    assert (seen.num_images, seen.num_objects, seen.scale, seen.class_names) == (6, 12, 1, ("green", "pink"))
+    assert (seen.num_images, seen.num_objects, seen.scale) == (6, 12, 1)
 
 
 def test_non_finite_loss_names_the_images_and_leaves_the_weights_alone(tiny_cfg):
