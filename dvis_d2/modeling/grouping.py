@@ -142,7 +142,7 @@ def _to_grouping(candidates: Candidates, labels: Tensor, levels: Tensor) -> Grou
     values, scores, inside, ring = (torch.from_numpy(array).to(labels.device) for array in arrays)
     masks = torch.zeros(len(values), *labels.shape, dtype=torch.bool, device=labels.device)
     soft = torch.zeros(masks.shape, device=labels.device)
-    masks.view(-1).index_fill_(0, inside, True)
+    masks.view(-1)[inside] = True
     cells, size = torch.cat([inside, ring]), max(1, labels.numel())
     distance = (labels.flatten().index_select(0, cells % size) - values.index_select(0, cells // size)).abs()
     soft.view(-1)[cells] = (1 - distance).clamp_min(0)
