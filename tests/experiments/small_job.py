@@ -1,7 +1,7 @@
 """A program for experiments.jobs that takes no time: its result says what it was given.
 
 What its `--config-file` says, if that is a JSON, is in the result too, and what that has in "by" for one of the
-arguments. The argument "fail" makes it fail, "forget" leaves the result out, "wait" makes it take a moment, "sleep" far
+arguments. The argument "fail" makes it fail, "forget" leaves the result out, "wait" makes it take 3 s, "sleep" far
 too long.
 """
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     if "fail" in rest:
         raise ValueError("no such data")
     if "sleep" in rest or "wait" in rest:
-        time.sleep(100 if "sleep" in rest else 0.2)
+        time.sleep(100 if "sleep" in rest else 3)
     given = {}
     if args.config_file and args.config_file.endswith(".json"):
         given = json.loads(Path(args.config_file).read_text())
