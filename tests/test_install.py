@@ -72,7 +72,7 @@ def test_there_is_one_version_number():
 @pytest.mark.slow
 def test_the_wheel_has_the_program_and_every_config(tmp_path):
     checkout = tmp_path / "checkout"
-    for name in ("dvis_d2", "configs"):
+    for name in ("dvis_d2", "configs", "models"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
