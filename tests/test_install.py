@@ -90,7 +90,7 @@ def test_the_wheel_has_the_program_and_every_config(tmp_path):
 # --- tools/install.py ---
 
 PINS = [
-    "setuptools==80.10.2",
+    "setuptools==84.2.1",
     'torch==2.15.0; python_version >= "3.11"',
     "torchvision==0.29.2",
     "opencv-python-headless==5.0.0.93",

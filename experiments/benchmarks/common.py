@@ -17,10 +17,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+import detectron2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
@@ -34,7 +34,8 @@ from dvis_d2.engine import setup_cfg
 from ..comparison import backbone  # noqa: F401  (registers Mask R-CNN's)
 
 ROOT = Path(__file__).resolve().parents[2]
-MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+# by its path: detectron2.model_zoo imports pkg_resources, which setuptools 81 removed
+MASK_RCNN = Path(detectron2.__file__).parent / "model_zoo/configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 STANDARD_CHANNELS = 256  # of the FPN that Mask R-CNN's own head widths go with
 OBJECTS = 8
 CERTAIN = 8.0  # logit of the class that a trained network is sure of
@@ -57,7 +58,7 @@ def mask_rcnn_cfg(cfg: CfgNode) -> CfgNode:
     """
     rival = get_cfg()
     add_dvis_config(rival)
-    rival.merge_from_file(model_zoo.get_config_file(MASK_RCNN))
+    rival.merge_from_file(str(MASK_RCNN))
     for section in ("DATASETS", "DATALOADER", "INPUT", "SOLVER"):
         rival[section] = cfg[section].clone()
     model = rival.MODEL
