@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvis_d2.modeling.candidates import SOURCES
-from dvis_d2.modeling.grouping import group_label_map, soft_membership
+from dvis_d2.modeling.grouping import group_label_map
 from dvis_d2.modeling.masks import mask_iou
+from dvis_d2.modeling.proposal_generator import soft_membership
 
 from .drawn_maps import cells, draw, group, mask_set
 
