@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--enlarge", type=int, default=1, help="times that the network's input is the stored image")
     parser.add_argument("--reach", type=int, default=3, help="cells within which instances need different labels")
     group = parser.add_argument_group("grouping, see dvis_d2.modeling.grouping.group_label_map")
-    group.add_argument("--candidates", nargs="+", default=["levels", "parts", "linked"])
+    group.add_argument("--candidates", nargs="+", default=["levels", "regions"])
     group.add_argument("--bandwidths", type=float, nargs="+", default=[0.9, 0.4])
     group.add_argument("--min-area", type=int, default=2)
     group.add_argument("--min-part-ratio", type=float, default=0.05)

@@ -1,7 +1,7 @@
 """From label map to proposals: candidate masks on the map's grid, ranked (paper, section 4).
 
-Mean shift cuts the foreground's values into levels; they and the steps between neighboring cells cut the foreground
-into connected *superpixels*, of which every candidate is a union (docs/guide/grouping.md).
+Mean shift cuts the foreground's values into levels; steps between neighboring labels and necks cut it into a hierarchy
+of connected regions (docs/guide/grouping.md).
 
 Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths. Needs NumPy, SciPy and OpenCV alone.
 """
@@ -43,7 +43,7 @@ def group_label_map(
     candidates: Sequence[str] = SOURCES,
     min_area: int = 2,
     min_part_ratio: float = 0.05,
-    link_thresholds: Sequence[float] = (0.25,),
+    step_threshold: float = 0.2,
     nms_threshold: float = 0.8,
     max_proposals: int = 100,
     valid: Sequence[tuple[int, int]] | None = None,
@@ -55,15 +55,14 @@ def group_label_map(
             background.
         bandwidths: of the mean shift, in label units (the margin between instances is 1); each gives levels of its own.
         foreground_threshold: cells with a label up to this are background.
-        candidates: which regions to offer; of equal masks that of the source named first is kept.
-            "levels": all cells of a mean-shift level (objects in several parts stay whole).
-            "parts": the connected parts of each level on their own (objects that share a value come apart).
-            "linked": components of 4-neighbors whose labels differ by less than one of `link_thresholds` (no mean
-            shift: follows a label that drifts inside an object).
-        min_area: smallest part of a level, and smallest mask of "linked", in cells, where other foreground touches it
+        candidates: what to offer.
+            "levels": all cells of a mean-shift level: an object in several parts stays whole.
+            "regions": the stable regions of a `hierarchy.Hierarchy`, each cut where its soft border is half way: what
+            touches comes apart at steps between labels and at necks.
+        min_area: smallest part of a level, and smallest region, in cells, where other foreground touches it
             (4 neighbors): soft borders leave such specks. What stands alone may have any size.
         min_part_ratio: parts of a level below this share of its largest part are in no candidate.
-        link_thresholds: in label units; each gives components of its own.
+        step_threshold: labels of neighbors that differ by more have a border between them, in label units.
         nms_threshold: of two masks with a higher IoU than this, and of equal ones, that of the lower score is dropped.
         max_proposals: K at most.
         valid: for each image the (rows, columns) of the map that are image, not padding; None: all.
@@ -71,7 +70,7 @@ def group_label_map(
     Returns:
         a `Grouping` for each image; docs/guide/grouping.md derives the score
 
-            max(0, contrast - spread) * interior * (1 + agreement) / 2 * wholeness * (1 - belonging / 2)
+            max(0, contrast - spread) * (1 + interior) / 2 * (stability of a region | wholeness of a level)
 
     ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold, and for a
     number out of its range.
@@ -80,12 +79,10 @@ def group_label_map(
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")
     if not candidates or not set(candidates) <= set(SOURCES):
         raise ValueError(f"candidates must name some of {SOURCES}, got {tuple(candidates)}")
-    if not bandwidths or not link_thresholds:
-        raise ValueError("bandwidths and link_thresholds must each name at least one, in label units")
-    for link_threshold in link_thresholds:
-        check_range(link_thresholds=link_threshold)
+    if not bandwidths:
+        raise ValueError("bandwidths must name at least one, in label units")
     check_range(-math.inf, foreground_threshold=foreground_threshold)
-    check_range(min_area=min_area, max_proposals=max_proposals)
+    check_range(min_area=min_area, step_threshold=step_threshold, max_proposals=max_proposals)
     check_range(0, 1, min_part_ratio=min_part_ratio, nms_threshold=nms_threshold)
     labels = to_host(label_map).astype(np.float32)  # the one trip to the host
     foreground = np.isfinite(labels) & (labels > foreground_threshold)
@@ -97,7 +94,7 @@ def group_label_map(
 
     finest = levels[int(np.argmin(bandwidths))]
     options: dict[str, Any] = dict(sources=candidates, min_area=min_area, min_part_ratio=min_part_ratio)
-    options |= dict(link_thresholds=link_thresholds, nms_threshold=nms_threshold, max_candidates=max_proposals)
+    options |= dict(step_threshold=step_threshold, nms_threshold=nms_threshold, max_candidates=max_proposals)
     made_on = label_map if getattr(label_map, "is_cuda", False) else labels
     groupings = []
     for image, own in enumerate(labels):
