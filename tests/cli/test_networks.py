@@ -51,7 +51,7 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
     config = (out / "config.yaml").read_bytes()
     output = dvis("eval", *args, "OUTPUT_DIR", out, *weights, cwd=tmp_path)
-    assert "copypaste: AP,AP50" in output and "Task: segm" in output
+    assert "copypaste: AP,AP50" in output and "Task: segm" in output and "custom_val" not in output
     assert (out / "config.yaml").read_bytes() == config  # of the training
 
     # the saved config alone is enough to draw: it names the classes
