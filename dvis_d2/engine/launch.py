@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             "or torchrun's --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to use the CPU"
         )
     limit = time_limit()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of all that it ends
     try:
         if not torchrun:
             machines = (args.num_machines, args.machine_rank)
