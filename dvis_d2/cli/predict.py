@@ -73,6 +73,7 @@ def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
     folder, there = os.path.join(os.path.realpath(output), ""), os.listdir(output) if os.path.isdir(output) else []
     inside = [source.path for source in sources if os.path.realpath(source.path).startswith(folder)]
     for wrong, what in (
+        (not output, "'' is no folder"),  # say, of a shell's variable that is not set
         (os.path.exists(output) and not os.path.isdir(output), "is a file: a folder is needed"),
         (inside, f"holds an input, {inside[:1]}"),
         (there and not resume, "is not empty; --resume goes on in the folder of a run"),

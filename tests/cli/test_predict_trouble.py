@@ -40,6 +40,7 @@ def test_an_output_that_is_a_file_or_holds_other_things_is_refused(images, model
     for out, says in ((images / "a.png", "is a file"), (images, "holds an input"), (full, "not empty")):
         assert says in run(images, "-o", out, code=2)
     assert "not a run's folder" in run(images, "-o", full, "--resume", code=2)
+    assert "'' is no folder" in run(images, "-o", "", code=2)
     link = tmp_path / "link"
     link.symlink_to(images)
     assert "holds an input" in run(images / "a.png", "-o", link, "--resume", code=2)
