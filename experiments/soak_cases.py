@@ -86,7 +86,7 @@ def pair_sums(f: Tensor, ids: Tensor, *, margin, theta, reduction, different_wei
         keep = own >= (0 if background_as_instance else 1)
         values, own = values[keep], own[keep]
         equal, upper = own[:, None] == own, torch.ones(len(own), len(own)).triu(1).bool()
-        weight = (1 / equal.sum(1)).double() if reduction == "instances" else torch.ones_like(values)
+        weight = 1 / equal.sum(1).double() if reduction == "instances" else torch.ones_like(values)
         distance, weights = (values[:, None] - values).abs(), weight[:, None] * weight
         same, different = upper & equal, upper & ~equal
         cost_same = (huber(distance) * weights)[same].sum()
