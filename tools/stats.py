@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     "dvis_d2.config": 0,
     "dvis_d2.safe_io": 0,
+    "dvis_d2.log_once": 0,
     "dvis_d2._detectron2": 0,
     "dvis_d2.processes": 0,
     "dvis_d2.data": 1,

@@ -10,7 +10,7 @@ from detectron2.utils import logger
 from dvis_d2.data.cropped_masks import CroppedMasks
 from dvis_d2.data.statistics import DataStatistics
 from dvis_d2.engine import Trainer
-from dvis_d2.inference.tiling import TiledInference
+from dvis_d2.inference.tiled_network import TiledInference
 
 STATISTICS = DataStatistics(
     heights=(64, 64, 64),
@@ -31,7 +31,7 @@ def network(tiny_cfg, monkeypatch):
     model = Trainer.build_model(tiny_cfg).eval()
     model.seen = []
 
-    def inference(batched_inputs, intermediate=False):
+    def inference(batched_inputs, intermediate=False, cropped=False):
         outputs = []
         for x in batched_inputs:
             model.seen.append(tuple(x["image"].shape[1:]))
@@ -132,7 +132,7 @@ def test_caps_follow_the_data_and_the_area_and_are_put_back(tiny_cfg, network):
     heads.max_detections, grouping["max_proposals"] = 20, 100
     tiled = TiledInference(tiny_cfg, network, STATISTICS)
     for size, caps in ((None, (40, 100)), ((10, 10), (40, 100)), ((128, 128), (160, 160))):
-        with tiled._caps(size):
+        with tiled._caps(tiled.expected_objects(size)):
             assert (heads.max_detections, grouping["max_proposals"]) == caps
     assert (heads.max_detections, grouping["max_proposals"]) == (20, 100)
 
