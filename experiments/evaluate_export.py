@@ -3,11 +3,10 @@
 
     python -m experiments.evaluate_export --models nuclei shapes --num-images 100
 
-For each packaged model and precision: the largest difference of label maps, the share of images with the same number
-of proposals and the same masks of them, the AP by torch and by the runtime, and the share of torch's masks that have one
-of IoU >= 0.99 among the runtime's. Images of nuclei are those of data/nuclei, training images too (what is compared is
-two programs, not a model with the truth); shapes are those of shapes_val. Prints a table, and as its last line one JSON
-object.
+For each packaged model and precision: the largest difference of label maps, the share of images with the same
+proposals, cell by cell, the AP by torch and by the runtime, and the share of torch's masks that have one of IoU >= 0.99
+among the runtime's. Images of nuclei are those of data/nuclei, training images too (two programs are compared, not a
+model with the truth); shapes are those of shapes_val. Prints a table, and as its last line one JSON object.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tqdm import tqdm
 import dvis_d2
 from dvis_d2.data import register_coco_json
 from dvis_d2.data.image_io import read_image
-from dvis_d2.inference.result import Result
+from dvis_d2.inference.image_model import ImageModel
 from dvis_d2.inference.seams import Found
 from dvis_d2.onnx_export import PRECISIONS, export_model
 from dvis_d2.runtime import Runtime
@@ -43,19 +42,25 @@ def entries_of(model: str, count: int) -> list[dict]:
     if model == "nuclei":
         entries = []
         for part in ("train", "dev"):
-            register_coco_json(f"nuclei_{part}", f"data/nuclei/{part}.json", "")
+            register_coco_json(f"nuclei_{part}", f"data/nuclei/{part}.json", "data/nuclei/images")
             entries += DatasetCatalog.get(f"nuclei_{part}")
     else:
         entries = DatasetCatalog.get(f"{model}_val")
     return [entries[k] for k in np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))]
 
 
-def results_of(found: Result | Found) -> list[dict]:
+def find(model: ImageModel, image: np.ndarray) -> tuple[Found, dict]:
+    """As `predict`, with what the network knows of an image that is not read in tiles."""
+    model._set_threshold(THRESHOLD)
+    return model._inference.find(model._in_order(image), extras=True)
+
+
+def results_of(found: Found) -> list[dict]:
     each = zip(found.masks.to_rle(), found.classes.tolist(), found.scores.tolist(), strict=True)
     return [{"segmentation": rle, "category_id": category, "score": score} for rle, category, score in each]
 
 
-def matched(expected: Result | Found, found: Result | Found) -> int:
+def matched(expected: Found, found: Found) -> int:
     """How many of the expected masks have one of this IoU."""
     count = 0
     crops = list(zip(found.masks.boxes, range(len(found)), strict=True))
@@ -65,31 +70,38 @@ def matched(expected: Result | Found, found: Result | Found) -> int:
     return count
 
 
-def compare(model: Any, runtime: Runtime, entries: list[dict]) -> dict[str, Any]:
-    """The figures of one precision."""
-    scores, masks, same = [Score(), Score()], [0, 0], 0
-    difference = 0.0
-    for entry in tqdm(entries, leave=False):
-        image = read_image(entry["file_name"], "RGB")
-        truth = ground_truth(entry, image.shape[:2])
-        expected, extras = model._find(image, THRESHOLD, None, True)
-        found, more = runtime._find(image, THRESHOLD, None, True)
-        proposals = extras["proposals"].proposal_masks.numpy()
-        same += proposals.shape == more["proposals"].shape and bool((proposals == more["proposals"]).all())
-        difference = max(difference, float(np.abs(extras["label_map"].numpy() - more["label_map"]).max()))
-        masks[0] += len(expected)
-        masks[1] += matched(expected, found)
-        for score, own in zip(scores, (expected, found), strict=True):
+class Comparison:
+    """The figures of one exported file, image by image."""
+
+    def __init__(self, path: str):
+        self.runtime, self.mib = Runtime(path), os.path.getsize(path) / 2**20
+        self.scores, self.difference = (Score(), Score()), 0.0
+        self.images = self.whole = self.same = self.masks = self.matched = 0
+
+    def add(self, image: np.ndarray, truth: Any, expected: Found, extras: dict) -> None:
+        """An image, uint8 (H, W, 3) in RGB, its objects, and what torch has found."""
+        found, more = find(self.runtime, image)
+        if extras:  # not read in tiles
+            self.whole += 1
+            self.same += np.array_equal(extras["proposals"].proposal_masks.numpy(), more["proposals"])
+            distance = np.abs(extras["label_map"].numpy() - more["label_map"]).max()
+            self.difference = max(self.difference, float(distance))
+        self.images, self.masks = self.images + 1, self.masks + len(expected)
+        self.matched += matched(expected, found)
+        for score, own in zip(self.scores, (expected, found), strict=True):
             score.add(truth, results_of(own))
-    return {
-        "images": len(entries),
-        "label_map": difference,
-        "proposals": 100 * same / len(entries),
-        "masks": masks[0],
-        "same_masks": 100 * masks[1] / max(1, masks[0]),
-        "AP_torch": scores[0].value(),
-        "AP_runtime": scores[1].value(),
-    }
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "mib": self.mib,
+            "images": self.images,
+            "label_map": self.difference,
+            "proposals": 100 * self.same / max(1, self.whole),
+            "masks": self.masks,
+            "same_masks": 100 * self.matched / max(1, self.masks),
+            "AP_torch": self.scores[0].value(),
+            "AP_runtime": self.scores[1].value(),
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,12 +113,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for name in args.models:
         model, entries = dvis_d2.load(name, device="cpu"), entries_of(name, args.num_images)
-        for precision in args.precisions:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, f"{name}.onnx")
+        comparisons = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in args.precisions:
+                path = os.path.join(folder, f"{precision}.onnx")
                 export_model(name, path, precision=precision)
-                figures = {"mib": os.path.getsize(path) / 2**20} | compare(model, Runtime(path), entries)
-            rows.append({"model": name, "precision": precision} | figures)
+                comparisons[precision] = Comparison(path)
+        for entry in tqdm(entries):
+            image = read_image(entry["file_name"], "RGB")
+            truth = ground_truth(entry, image.shape[:2])
+            expected = find(model, image)
+            for comparison in comparisons.values():
+                comparison.add(image, truth, *expected)
+        rows += [{"model": name, "precision": key} | of.figures() for key, of in comparisons.items()]
     titles = ["model", "precision", "MiB", "images", "label map", "same proposals, %", "masks", "IoU >= .99, %"]
     cells = [[f"{v:.3g}" if isinstance(v, float) else v for v in row.values()] for row in rows]
     print(markdown_table(cells, [*titles, "AP, torch", "AP, runtime"]))
