@@ -18,8 +18,8 @@ from dvis_d2.api import Model
 from dvis_d2.cli.errors import run_program
 from dvis_d2.cli.predict import check_output, predict_sources
 from dvis_d2.engine import setup_cfg
+from dvis_d2.inference.overlay import write_picture
 from dvis_d2.inference.sources import Source, find_sources
-from dvis_d2.inference.visualization import write_picture
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import safe_open
 
 ALLOW_PICKLE = "DVIS_ALLOW_PICKLE"
 # what NumPy's arrays and strings need of a pickle
@@ -39,7 +37,11 @@ def read_checkpoint(path: str) -> dict:
     ``DVIS_ALLOW_PICKLE=1`` is in the environment. :class:`DamagedCheckpoint` for one that cannot be read."""
     trusted = os.environ.get(ALLOW_PICKLE) == "1"
     try:
+        import torch  # what writes files does without
+
         if path.endswith(".safetensors"):
+            from safetensors import safe_open
+
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 info = json.loads((file.metadata() or {}).get("dvis", "{}"))

@@ -29,7 +29,7 @@ from dvis_d2.data.image_io import read_image
 from dvis_d2.data.statistics import training_statistics
 from dvis_d2.engine import setup_cfg
 from dvis_d2.evaluation.coco_ap import average_precision, evaluate_coco
-from dvis_d2.inference.tiling import TiledInference
+from dvis_d2.inference.tiled_network import TiledInference
 
 from .program import config_parser, load_trained_model
 

@@ -136,7 +136,7 @@ def test_importing_the_package_does_not_import_the_engine():
 
 def test_pixels_unlike_those_of_the_training_are_told(tiny_cfg, monkeypatch):
     told = []
-    monkeypatch.setattr("dvis_d2.api.log_first_n", lambda level, message, **_: told.append(message))
+    monkeypatch.setattr("dvis_d2.inference.image_model.warn_once", told.append)
     tiny_cfg.INPUT.NORMALIZE = "none"
     network = Trainer.build_model(tiny_cfg).eval()
     model = dvis_d2.Model(tiny_cfg, network, ["a", "b"], {"dtypes": ["uint8"], "normalize": "none"})

@@ -16,7 +16,8 @@ from .. import engine
 from ..checkpoint import DVISCheckpointer, class_names
 from ..config import packaged
 from ..engine.console import data_name
-from ..inference.visualization import draw_sheet, write_picture
+from ..inference.overlay import write_picture
+from ..inference.visualization import draw_sheet
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
 from .errors import UserError, launch

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from .. import engine
 from ..api import Model, load
+from ..inference.image_model import ImageModel
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
+from ..runtime import Runtime
 from ..safe_io import replacing
 from .errors import UserError
 from .networks import CONFIG_PAIRS, check_pairs, program_arguments
@@ -34,7 +36,9 @@ class Interrupted(UserError):
 @click.command(context_settings=CONFIG_PAIRS, epilog=FORMS)
 @click.option("-o", "--output", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option(
-    "--model", metavar="MODEL", help="A training's folder, a file of weights, a packaged model's name, a URL."
+    "--model",
+    metavar="MODEL",
+    help="A training's folder, a file of weights or of `dvis export`, a packaged name, a URL.",
 )
 @click.option("--config-file", metavar="FILE", help="Instead of --model, with MODEL.WEIGHTS FILE behind the inputs.")
 @click.option("--save", multiple=True, type=click.Choice([*FORMATS]), default=["labels"], help="May be repeated.")
@@ -58,7 +62,12 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     if not sources or (model is None) == (config_file is None):
         raise click.UsageError("give an INPUT, or --webcam, and either --model or --config-file")
     check_output(output, sources, given["resume"])
-    if model is not None:
+    network: ImageModel
+    if model is not None and model.endswith(".onnx"):
+        if opts or "panel" in given["save"]:
+            raise click.UsageError("an exported model keeps its config and draws no panel: give the model itself")
+        network = Runtime(model)
+    elif model is not None:
         network = load(model, opts=opts)
     else:
         args = program_arguments(opts, config_file=config_file)
@@ -84,7 +93,7 @@ def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
 
 
 def predict_sources(
-    model: Model,
+    model: ImageModel,
     sources: Sequence[Source],
     output: str,
     formats: Sequence[str],
@@ -113,7 +122,7 @@ def predict_sources(
 
 
 def _predict_all(
-    model: Model,
+    model: ImageModel,
     sources: Sequence[Source],
     output: str,
     formats: Sequence[str],
@@ -122,7 +131,7 @@ def _predict_all(
 ) -> list[str]:
     failed: list[str] = []
     images, objects = 0, 0
-    panel = functools.partial(model.draw_panel, confidence_threshold=options["confidence_threshold"])
+    panel = functools.partial(getattr(model, "draw_panel", print), confidence_threshold=options["confidence_threshold"])
     todo = [source for source in sources if not record_path(output, source).exists()]
     with tqdm(total=len(todo), unit="image") as bar:
         for source in todo:

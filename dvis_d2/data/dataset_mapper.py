@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
@@ -11,7 +12,18 @@ from detectron2.data import transforms as T
 from .annotations import read_annotations
 from .ground_truth import build_ground_truth
 from .image_io import read_image
-from .scaling import resize_for_test
+from .scaling import size_for_test
+
+
+class ResizeForTest(T.Augmentation):
+    """Of whole images, by ``INPUT.SCALE`` or to ``MIN_SIZE_TEST``."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        size = image.shape[:2]
+        return T.ResizeTransform(*size, *size_for_test(self.cfg, size))
 
 
 class DVISDatasetMapper:
@@ -46,7 +58,7 @@ class DVISDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True, **options: Any) -> dict[str, Any]:
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         if cfg.INPUT.SCALE:
-            augmentations[0] = resize_for_test(cfg)
+            augmentations[0] = ResizeForTest(cfg)
         if is_train:
             if not 0 <= (jitter := cfg.INPUT.COLOR_JITTER) < 1:
                 raise ValueError(f"INPUT.COLOR_JITTER is {jitter}; give a number in [0, 1), 0 for none")

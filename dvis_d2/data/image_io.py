@@ -9,18 +9,15 @@ first, with a warning if there are more. Errors name the file: FileNotFoundError
 """
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from detectron2.utils.file_io import PathManager
-from detectron2.utils.logger import log_first_n
 from PIL import Image, ImageOps
 
+from ..log_once import warn_once
 from .image_files import MAX_PIXELS, ImageError, ImageInfo, Reader, open_image, pillow_pixels
 from .pixels import SAMPLE, Conversion, fit_conversion
 
@@ -37,11 +34,11 @@ class ImageWindows(contextlib.AbstractContextManager):
     def __init__(self, file_name: Path, image_format: str = "BGR", *, page: int | None = None, normalize: str = "auto"):
         self._name, self._format = os.fspath(file_name), _checked(image_format, normalize)
         with _errors_name(self._name), contextlib.ExitStack() as stack:
-            source = open_image(PathManager.get_local_path(self._name), page or 0)
+            source = open_image(_local_path(self._name), page or 0)
             stack.callback(source.close)
             if page is None and (pages := source.info.pages) > 1:
                 what = f"image {self._name} has {pages} pages; of it, and of others like it, the first is read"
-                log_first_n(logging.WARNING, what, name=__name__)
+                warn_once(what)
             self.shape, self.dtype = (source.info.height, source.info.width), source.info.dtype  # (H, W), of the file
             self.stored, self._convert = source.read, _fit(source.read, self.shape, normalize)
             self.close = stack.pop_all().close
@@ -84,8 +81,8 @@ def to_image(pixels: Any, image_format: str = "BGR", *, normalize: str = "auto")
         pixels = pillow_pixels(ImageOps.exif_transpose(pixels))
     elif order == "BGR":
         order = "RGB"  # as it is
-    if isinstance(pixels, torch.Tensor):
-        pixels = (pixels.float() if pixels.dtype == torch.bfloat16 else pixels).detach().cpu().numpy()
+    if hasattr(pixels, "detach"):  # a tensor
+        pixels = (pixels.float() if "bfloat16" in str(pixels.dtype) else pixels).detach().cpu().numpy()
         if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):
             pixels = np.moveaxis(pixels, 0, 2)
     if not isinstance(pixels, np.ndarray):
@@ -111,7 +108,7 @@ def probe_image(file_name: Path, *, page: int = 0) -> ImageInfo:
     """The header of an image file; nothing is decoded but what seems cut off. Errors are those of :func:`read_image`,
     but TIFF above MAX_PIXELS is described: :class:`ImageWindows` reads it."""
     name = os.fspath(file_name)
-    with _errors_name(name), contextlib.closing(open_image(PathManager.get_local_path(name), page)) as source:
+    with _errors_name(name), contextlib.closing(open_image(_local_path(name), page)) as source:
         return source.info
 
 
@@ -134,6 +131,15 @@ def _converted(read: Reader, window: tuple[int, int, int, int], convert: Convers
         colors = values[..., None] if values.ndim == 2 else values[..., :: -1 if order == "BGR" else 1]
         image[y - top : y - top + step] = colors
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if order == "L" else image
+
+
+def _local_path(name: str) -> str:
+    """Of a file, or of a copy of what Detectron2 finds at an address."""
+    if "://" not in name:
+        return name
+    from detectron2.utils.file_io import PathManager
+
+    return PathManager.get_local_path(name)
 
 
 def _checked(image_format: str, normalize: str) -> str:

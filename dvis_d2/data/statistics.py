@@ -13,40 +13,10 @@ from detectron2.config import CfgNode
 from .annotations import read_annotations, to_rle
 from .image_io import probe_image
 from .rle import checked_runs
+from .scaling import DataStatistics, resize_factor
 
 MAX_HEADERS = 100  # of image files that are read, evenly chosen
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
-
-
-@dataclasses.dataclass(frozen=True)
-class DataStatistics:
-    """Sizes in pixels as stored; triples of numbers are ascending. Crowds are no objects."""
-
-    num_images: int = 0
-    num_objects: int = 0
-    heights: tuple[float, ...] = (0, 0, 0)  # of the images: least, median, largest
-    widths: tuple[float, ...] = (0, 0, 0)
-    diameters: tuple[float, ...] = (0, 0, 0)  # 2 sqrt(area / pi) of objects: 5 %, 50 %, 95 %
-    relative_diameters: tuple[float, ...] = (0, 0, 0)  # in units of the square root of the image's area: 5, 50, 95 %
-    objects_per_image: tuple[float, ...] = (0, 0, 0)  # median, 95 %, largest
-    # of a training, network pixels a stored pixel when the images are resized for the test: median; 5 % and 95 %
-    scale: float = 0.0
-    scale_range: tuple[float, ...] = (0, 0)
-    canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
-    dtypes: tuple[str, ...] = ()  # of the stored pixels, "uint8", "uint16", ...
-    normalize: str = ""  # INPUT.NORMALIZE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers, strings and lists, as JSON and PyTorch's checkpoints have them."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DataStatistics":
-        """The inverse; unknown names, of another version, are left out."""
-        known = {field.name for field in dataclasses.fields(cls)} & values.keys()
-        given: dict[str, Any] = {k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
-        return cls(**given)
 
 
 def data_statistics(dataset_dicts: Sequence[dict[str, Any]]) -> DataStatistics:
@@ -87,25 +57,6 @@ def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -
     values: dict[str, Any] = {"scale": scale, "scale_range": (low, high), "canvas": canvas}
     values |= {"dtypes": tuple(sorted(dtypes)), "normalize": cfg.INPUT.NORMALIZE}
     return dataclasses.replace(data_statistics(dataset_dicts), **values)
-
-
-def other_pixels(statistics: DataStatistics | None, dtype: str, normalize: str) -> str:
-    """What to warn of where pixels of `dtype` become other 8 bits, by INPUT.NORMALIZE, than those of the training."""
-    known, plain = set(statistics.dtypes if statistics else ()), {"uint8", "bool"}
-    found = f"there are {dtype} pixels, those of the training were {', '.join(sorted(known))}"
-    if normalize == "none" and known and known <= plain and dtype not in plain:
-        return f"{found}, and nothing stretches them: INPUT.NORMALIZE auto does"
-    if normalize == "auto" and known and not known & plain and dtype in plain:
-        return f"{found} and stretched: INPUT.NORMALIZE percentile stretches these too"
-    return ""
-
-
-def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:
-    """What the test resize multiplies an image of `size` (height, width) with: ``INPUT.SCALE``, or what makes its sides
-    ``MIN_SIZE_TEST`` and at most ``MAX_SIZE_TEST``."""
-    if cfg.INPUT.SCALE or not cfg.INPUT.MIN_SIZE_TEST:
-        return float(cfg.INPUT.SCALE or 1)
-    return min(cfg.INPUT.MIN_SIZE_TEST / min(size), cfg.INPUT.MAX_SIZE_TEST / max(size))
 
 
 def _object_areas(dataset_dict: dict[str, Any]) -> list[float]:

@@ -23,7 +23,7 @@ from ..data import DVISDatasetMapper, build_train_loader, loaded_dicts, set_star
 from ..data.statistics import DataStatistics, training_statistics
 from ..evaluation import build_evaluators, require_packages
 from ..inference.test_time_augmentation import DVISWithTTA
-from ..inference.tiling import TiledInference
+from ..inference.tiled_network import TiledInference
 from ..modeling.meta_arch import DVIS
 from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds

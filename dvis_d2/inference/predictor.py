@@ -8,8 +8,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from ..checkpoint import DVISCheckpointer, class_names
+from ..data.dataset_mapper import ResizeForTest
 from ..data.image_io import to_image
-from ..data.scaling import resize_for_test
 
 
 class DVISPredictor(DefaultPredictor):
@@ -20,7 +20,7 @@ class DVISPredictor(DefaultPredictor):
         self.cfg, self.input_format = cfg.clone(), cfg.INPUT.FORMAT
         self.model = build_model(cfg).eval()
         DVISCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.aug = resize_for_test(cfg)
+        self.aug = ResizeForTest(cfg)
         self.metadata = Metadata(thing_classes=class_names(cfg, cfg.DATASETS.TEST))
 
     @torch.no_grad()

@@ -10,13 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ..data.cropped_masks import CroppedMasks
 from ..data.image_io import ImageWindows
-from .visualization import draw_overlay
+from .overlay import draw_overlay
 
 MEASUREMENTS = tuple("label class score area centroid_x centroid_y x0 y0 x1 y1 diameter mean_intensity".split())
 
@@ -115,8 +113,11 @@ class Result:
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
         return Image.fromarray(draw_overlay(self.whole_image(), self.masks, captions))
 
-    def to_instances(self) -> Instances:
-        """Detectron2's, on the CPU; ``pred_masks`` bool (K, H, W)."""
+    def to_instances(self) -> Any:
+        """Detectron2's ``Instances``, on the CPU; ``pred_masks`` bool (K, H, W)."""
+        import torch
+        from detectron2.structures import Boxes, Instances
+
         boxes, masks = Boxes(torch.from_numpy(self.boxes)), torch.from_numpy(self.masks.numpy())
         scores, classes = torch.from_numpy(self.scores), torch.from_numpy(self.classes)
         return Instances(self.masks.image_size, pred_boxes=boxes, scores=scores, pred_classes=classes, pred_masks=masks)

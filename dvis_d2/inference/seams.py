@@ -3,15 +3,26 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from detectron2.structures import Boxes, Instances
 
 from ..data.cropped_masks import CroppedMasks
 
 SAME = 0.5  # IoU, in the pixels that two tiles share, above which masks are one object's; or the share that is covered
 CELL = 64  # pixels, of the grid in which masks look for those that meet them
+
+
+@dataclass(frozen=True)
+class Found:
+    """The K detections of an image, best first."""
+
+    masks: CroppedMasks  # with tight boxes
+    scores: np.ndarray  # float32 (K,)
+    classes: np.ndarray  # int64 (K,)
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -23,10 +34,9 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def merge_tiles(
-    starts: tuple[list[int], list[int]], tile: tuple[int, int], found: Sequence[Instances], *, margin: int = 1
-) -> Instances:
-    """The image's detections, best first, from those of every tile, row by row, in the image's frame: ``scores``,
-    ``pred_classes``, ``pred_masks``, which are :class:`CroppedMasks`, and of the result ``pred_boxes``.
+    starts: tuple[list[int], list[int]], tile: tuple[int, int], found: Sequence[Found], *, margin: int = 1
+) -> Found:
+    """The image's detections from those of every tile, row by row, in the image's frame.
 
     A tile owns the masks whose center is nearer to its middle than to other tiles'. Of two masks of one class that
     agree where both tiles look, the one that no border cuts stays, or the one that its tile owns, or the better one; if
@@ -36,9 +46,9 @@ def merge_tiles(
     `starts` are the rows and columns where tiles of the size `tile` begin; masks that end up to `margin` pixels before
     a border inside the image are cut by it.
     """
-    every = Instances.cat(list(found))
-    image_size, boxes, crops = every.image_size, every.pred_masks.boxes, every.pred_masks.crops
-    scores, classes = every.scores.numpy(), every.pred_classes.numpy()
+    masks = CroppedMasks.cat([own.masks for own in found])
+    image_size, boxes, crops = masks.image_size, masks.boxes, masks.crops
+    scores, classes = np.concatenate([own.scores for own in found]), np.concatenate([own.classes for own in found])
     tile_of = np.repeat(np.arange(len(found)), [len(own) for own in found])
     corners = np.array(list(itertools.product(*starts)))[tile_of, ::-1]
     windows = np.concatenate([corners, corners + tile[::-1]], axis=1)
@@ -80,9 +90,8 @@ def merge_tiles(
     largest = [max(own, key=lambda k: np.count_nonzero(crops[k])) for own in joined]
     unions = [_union(boxes[own], [crops[k] for k in own]) for own in joined]
     masks = CroppedMasks(image_size, np.array([box for box, _ in unions]), [crop for _, crop in unions])
-    best = torch.tensor([scores[own].max() for own in joined], dtype=every.scores.dtype)
-    fields = {"scores": best, "pred_classes": every.pred_classes[largest], "pred_masks": masks}
-    return Instances(image_size, pred_boxes=Boxes(torch.from_numpy(masks.boxes)), **fields)
+    best = np.array([scores[own].max() for own in joined], dtype=scores.dtype)
+    return Found(masks, best, classes[np.array(largest, dtype=int)])
 
 
 def _part(box: np.ndarray, crop: np.ndarray, window: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Pictures of files and data sets: what the network saw, its label map, the proposals, the result. All uint8 RGB."""
 
-from collections.abc import Sequence
-
 import cv2
 import matplotlib
 import numpy as np
@@ -9,14 +7,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Instances
-from PIL import Image, ImageDraw, ImageFont
 
 from ..data import DVISDatasetMapper
 from ..data.cropped_masks import CroppedMasks
+from .overlay import distinct_colors, draw_overlay
 from .predictor import DVISPredictor
 
 MIN_TILE_SIZE = 300  # pixels of a tile's shorter side: labels on a 128-pixel image are unreadable
-MAX_LABELS = 15  # of more instances than this the labels would hide the picture
 TITLE_HEIGHT = 24
 GAP = 6
 
@@ -40,16 +37,6 @@ def draw_sheet(cfg: CfgNode, num_images: int) -> np.ndarray:
     return sheet
 
 
-def write_picture(path: str, image: np.ndarray) -> None:
-    """Write an RGB image in the format that the path ends in; OSError if that fails."""
-    try:
-        written = cv2.imwrite(path, np.ascontiguousarray(image[:, :, ::-1]))
-    except cv2.error:  # no such format
-        written = False
-    if not written:
-        raise OSError(f"{path} cannot be written: its folder is not writable, or it ends in no image format")
-
-
 def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
     """(h, w, 3) of a label map, float (h, w), after the ReLU: background black, the labels up to the largest in the
     colors of a rainbow."""
@@ -63,7 +50,7 @@ def colorize_label_map(label_map: torch.Tensor) -> np.ndarray:
 def colorize_levels(levels: torch.Tensor) -> np.ndarray:
     """(h, w, 3) of levels, int64 (h, w): every one in a color of its own, in their order; -1, background, is black."""
     numbers = levels.cpu().numpy()
-    colors = np.concatenate([_distinct_colors(int(numbers.max(initial=-1)) + 1), np.zeros((1, 3))])
+    colors = np.concatenate([distinct_colors(int(numbers.max(initial=-1)) + 1), np.zeros((1, 3))])
     return colors[numbers].astype(np.uint8)
 
 
@@ -84,29 +71,6 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata, 
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, instances.scores.tolist(), strict=True)]
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     return draw_overlay(canvas, _resized(masks, canvas.shape[:2]), captions)
-
-
-def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str] = ()) -> np.ndarray:
-    """The masks over the image, each in a color of its own, the first on top; with `captions` also these and boxes, but
-    only where they are few."""
-    canvas = np.ascontiguousarray(image).copy()
-    colors = _distinct_colors(len(masks))
-    for (x, y, x1, y1), crop, color in list(zip(masks.boxes.tolist(), masks.crops, colors, strict=True))[::-1]:
-        tile = canvas[y:y1, x:x1]
-        tile[crop] = tile[crop] * 0.6 + color * 0.4
-        contours, _ = cv2.findContours(crop.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, color.tolist(), 1, offset=(x, y))
-    if len(masks) > MAX_LABELS:
-        return canvas
-    picture = Image.fromarray(canvas)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(min(canvas.shape[:2]) / 40, 11))
-    for (x0, y0, x1, y1), caption, color in zip(masks.boxes.tolist(), captions, colors.astype(int), strict=False):
-        pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=tuple(color))
-        *_, width, height = pen.textbbox((0, 0), caption, font)
-        top = max(y0 - height, 0)
-        pen.rectangle((x0, top, x0 + width, top + height), fill=(0, 0, 0))
-        pen.text((x0, top), caption, tuple(color), font)
-    return np.asarray(picture)
 
 
 def _resized(masks: CroppedMasks, size: tuple[int, int]) -> CroppedMasks:
@@ -143,11 +107,6 @@ def draw_panel(
         tiles[title] = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
     tiles |= {"proposals": draw_proposals(tiles["image"], output["proposals"]), "result": result}
     return np.concatenate([_titled(tile, title) for title, tile in tiles.items()], axis=1)
-
-
-def _distinct_colors(num: int) -> np.ndarray:
-    """(num, 3) in [0, 255]: hues evenly spaced."""
-    return matplotlib.colormaps["hsv"](np.arange(num) / max(num, 1))[:, :3] * 255
 
 
 def _titled(tile: np.ndarray, title: str) -> np.ndarray:

@@ -20,9 +20,9 @@ import tifffile
 from PIL import Image
 
 from ..safe_io import replacing
+from .overlay import write_picture
 from .result import MEASUREMENTS, Result
 from .sources import Frame, Source
-from .visualization import write_picture
 
 STATE = ".predict"  # the folder of the records
 FORMATS = {

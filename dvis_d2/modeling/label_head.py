@@ -66,7 +66,7 @@ class LabelMapHead(nn.Module):
         if self.coordinates:  # x and y of every cell's center, in [-1, 1]
             sides = ((torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) * (2 / n) - 1 for n in x.shape[2:])
             grid = torch.stack(torch.meshgrid(*sides, indexing="ij")[::-1])
-            x = torch.cat([x, grid.expand(len(x), -1, -1, -1)], dim=1)
+            x = torch.cat([x, grid.expand(x.shape[0], -1, -1, -1)], dim=1)
         x = self.convs(x)
         if self.scale_factor > 1:
             x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .options import check_range
 
+NO_TRACE = """A DVIS cannot be traced or scripted: the grouping of one image would be that of all.
+`dvis export MODEL -o FILE.onnx` writes a file that runs without torch (docs/guide/deploy.md)"""
+
 
 @META_ARCH_REGISTRY.register()
 class DVIS(GeneralizedRCNN):
@@ -48,6 +51,9 @@ class DVIS(GeneralizedRCNN):
         proposals, losses = self.proposal_generator(images, features, gt_instances, instance_ids)
         _, head_losses = self.roi_heads(images, features, proposals, gt_instances)
         return losses | head_losses
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(NO_TRACE)  # torch.jit.script calls this
 
     def heads_wait(self) -> bool:
         """Whether, in training, the ROI heads have not joined yet."""
@@ -94,6 +100,8 @@ class DVIS(GeneralizedRCNN):
         that are given have no proposals here: NotImplementedError. Images that would be padded differently alone run
         apart, so a result does not depend on the batch.
         """
+        if torch.jit.is_tracing():
+            raise RuntimeError(NO_TRACE)
         if detected_instances is not None:
             raise NotImplementedError("DVIS finds masks from its label map, not from boxes that are given")
         divisor, groups = max(self.backbone.size_divisibility, 1), defaultdict(list)

@@ -4,11 +4,12 @@ import logging
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from detectron2.utils import logger
+from detectron2.data import transforms as T
 
-from dvis_d2 import add_dvis_config
+from dvis_d2 import add_dvis_config, log_once
 from dvis_d2.data import DVISDatasetMapper
-from dvis_d2.data.scaling import inference_scale, resize_for_test
+from dvis_d2.data.dataset_mapper import ResizeForTest
+from dvis_d2.data.scaling import inference_scale, resized, size_for_test
 from dvis_d2.data.statistics import DataStatistics
 
 # images of 200 to 400 px, enlarged to 800; objects of 5 to 20 px
@@ -46,12 +47,12 @@ def test_a_fixed_scale_is_that_of_every_image_in_training_and_test(cfg):
     assert inference_scale(cfg, LARGE_OBJECTS, (300, 400)) == 0.5
     for mapper in (DVISDatasetMapper(cfg, is_train=True), DVISDatasetMapper(cfg, is_train=False)):
         assert mapper.augmentations.augs[0].get_transform(np.zeros((31, 40, 3))).new_w == 20
-    assert resize_for_test(cfg).get_transform(np.zeros((1, 40, 3))).new_h == 1
+    assert ResizeForTest(cfg).get_transform(np.zeros((1, 40, 3))).new_h == 1
 
 
 @pytest.mark.parametrize("statistics", [LARGE_OBJECTS, None])
 def test_an_image_far_from_the_training_is_one_warning(cfg, statistics, caplog):
-    logger._LOG_COUNTER.clear()
+    log_once._said.clear()
     with caplog.at_level(logging.WARNING):
         inference_scale(cfg, statistics, (500, 500))
         assert not caplog.records
@@ -59,3 +60,18 @@ def test_an_image_far_from_the_training_is_one_warning(cfg, statistics, caplog):
             inference_scale(cfg, statistics, (4000, 5000))
     (record,) = caplog.records
     assert "5000 x 4000" in record.getMessage() and "INPUT.SCALE" in record.getMessage()
+
+
+@pytest.mark.parametrize("sides", [(800, 1333), (800, 1000), (0, 100)])
+def test_sizes_and_pixels_are_detectron2s(cfg, sides):
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = sides
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1, 3000, (300, 2)).tolist():
+        if sides[0]:
+            assert size_for_test(cfg, tuple(size)) == T.ResizeShortestEdge.get_output_shape(*size, *sides)
+        else:
+            assert size_for_test(cfg, tuple(size)) == tuple(size)
+    for channels, size in ((3, (31, 77)), (1, (90, 20))):
+        image = rng.integers(0, 256, (40, 60, channels)).astype(np.uint8)
+        expected = T.ResizeTransform(40, 60, *size).apply_image(image)
+        np.testing.assert_array_equal(resized(image, size), expected)

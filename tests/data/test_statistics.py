@@ -10,10 +10,10 @@ from detectron2.data import DatasetCatalog
 
 from dvis_d2 import add_dvis_config
 from dvis_d2.data import register_coco_json
+from dvis_d2.data.scaling import other_pixels
 from dvis_d2.data.statistics import (
     DataStatistics,
     data_statistics,
-    other_pixels,
     resize_factor,
     training_statistics,
 )

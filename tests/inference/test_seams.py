@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Instances
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dvis_d2.data.cropped_masks import CroppedMasks
-from dvis_d2.inference.seams import merge_tiles, tile_starts
+from dvis_d2.inference.seams import Found, merge_tiles, tile_starts
 
 SIZE, TILE, OVERLAP = (96, 120), (40, 40), 16
 
@@ -21,8 +19,7 @@ def test_tiles_cover_the_image_and_overlap(length, tile, share):
 
 
 def detections(masks, scores, classes):
-    fields = {"scores": torch.as_tensor(scores), "pred_classes": torch.as_tensor(classes)}
-    return Instances(SIZE, pred_masks=CroppedMasks.from_masks(masks), **fields)
+    return Found(CroppedMasks.from_masks(masks), scores, classes)
 
 
 def seen_in_tiles(masks, starts, scores, classes, noise=0, seed=0):
@@ -63,8 +60,8 @@ def discs(count, radius, seed=0):
 def test_objects_smaller_than_the_overlap_come_out_once_and_whole(seed):
     masks = discs(40, 5, seed)
     merged = merge(masks, classes=np.arange(40) % 3)
-    np.testing.assert_array_equal(merged.pred_masks.numpy(), masks)
-    np.testing.assert_array_equal(merged.pred_classes, np.arange(40) % 3)
+    np.testing.assert_array_equal(merged.masks.numpy(), masks)
+    np.testing.assert_array_equal(merged.classes, np.arange(40) % 3)
     np.testing.assert_allclose(merged.scores, np.linspace(0.9, 0.5, 40))
 
 
@@ -75,15 +72,15 @@ def test_objects_larger_than_a_tile_are_joined():
     masks[1, 40:50, 40:70] = True
     masks[2, 85:95, :] = True
     merged = merge(masks, classes=np.array([1, 0, 0]))
-    np.testing.assert_array_equal(merged.pred_masks.numpy(), masks)
-    assert merged.pred_classes.tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(merged.masks.numpy(), masks)
+    assert merged.classes.tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_masks_that_differ_between_tiles_are_still_one_object(seed):
     masks = discs(30, 6, seed)
     merged = merge(masks, noise=1, seed=seed)
-    iou = np.array([[(a & b).sum() / (a | b).sum() for b in masks] for a in merged.pred_masks])
+    iou = np.array([[(a & b).sum() / (a | b).sum() for b in masks] for a in merged.masks])
     assert len(merged.scores) == len(masks)
     assert (iou.max(axis=0) > 0.6).all()
 
@@ -96,7 +93,7 @@ def test_classes_are_kept_apart_and_what_only_the_worse_tile_sees_is_kept_if_who
     found += [detections(mask[:0], np.ones(0), np.zeros(0, int))] * 3
     assert len(merge_tiles(starts, TILE, found)) == 1
     other_class = detections(mask, np.ones(1), np.ones(1, int))
-    assert merge_tiles(starts, TILE, [found[0], other_class, *found[2:]]).pred_classes.tolist() == [1]
+    assert merge_tiles(starts, TILE, [found[0], other_class, *found[2:]]).classes.tolist() == [1]
     mask[0, 5:10, 36:40] = True  # cut by the first tile's border
     found[0] = detections(mask, np.ones(1), np.zeros(1, int))
     assert len(merge_tiles(starts, TILE, found)) == 0

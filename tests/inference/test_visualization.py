@@ -5,6 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from dvis_d2.inference.overlay import write_picture
 from dvis_d2.inference.visualization import (
     colorize_label_map,
     colorize_levels,
@@ -12,7 +13,6 @@ from dvis_d2.inference.visualization import (
     draw_panel,
     draw_proposals,
     draw_sheet,
-    write_picture,
 )
 
 METADATA = Metadata(thing_classes=["ring", "disc"])

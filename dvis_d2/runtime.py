@@ -1,0 +1,161 @@
+"""An exported model without torch and Detectron2: NumPy, SciPy, OpenCV, Pillow, tifffile and onnxruntime.
+
+``Runtime("model.onnx").predict(image)`` gives what ``dvis_d2.load("model").predict(image)`` gives: grouping, heads'
+scores, masks, tiling and results are the same code. `dvis export` writes the file; docs/guide/deploy.md describes it.
+"""
+
+import json
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from .data.cropped_masks import CroppedMasks
+from .inference.image_model import ImageModel
+from .inference.seams import Found
+from .inference.tiling import Tiling
+from .modeling.detections import detect
+from .modeling.grouping import group_label_map
+from .modeling.mask_pasting import final_masks, paste_masks
+from .modeling.masks import proposal_boxes
+
+FORMAT = 1  # of the file; a larger one is of a later version
+METADATA = "dvis"  # the key of the JSON among the file's metadata
+MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
+_AGAIN = "write it again by `dvis export MODEL -o FILE.onnx`"
+
+
+class Runtime(ImageModel):
+    """The model of a file: ``predict`` as of :class:`dvis_d2.api.Model`, ``class_names``, ``metadata`` all that the
+    file says of it."""
+
+    def __init__(self, path: str | os.PathLike, *, threads: int | None = None, providers: Any = None):
+        """`threads`: of onnxruntime, by default one for each core; `providers`: its execution providers, by default
+        the CPU. FileNotFoundError without the file; ValueError for one that `dvis export` has not written, or that
+        of a later version."""
+        session = _session(os.fspath(path), threads, providers or ["CPUExecutionProvider"])
+        self.metadata = read_metadata(session.get_modelmeta().custom_metadata_map, os.fspath(path))
+        cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
+        cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
+        self.network = ExportedNetwork(cfg, self.metadata, session)
+        super().__init__(cfg, self.metadata["class_names"], self.network)
+
+    def _set_threshold(self, threshold: float) -> None:
+        self.network.score_threshold = threshold
+
+
+def read_metadata(stored: dict[str, str], path: str) -> dict[str, Any]:
+    """What `dvis export` has written into a file. ValueError if it has not, or a later version has."""
+    try:
+        metadata = json.loads(stored[METADATA])
+        if not isinstance(metadata["format"], int):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} does not say which model it is\n{_AGAIN}: other programs leave that out") from None
+    if metadata["format"] != FORMAT:
+        found = f"{path} has the format {metadata['format']} of dvis_d2 {metadata.get('version')}, not {FORMAT}"
+        raise ValueError(f"{found}\n{_AGAIN}, or install that version")
+    return metadata
+
+
+def _session(path: str, threads: int | None, providers: Any) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ImportError(f"{path} needs onnxruntime ({error})\npip install onnxruntime") from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no exported model {path}\n{_AGAIN}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    # threads that spin while they wait make a busy machine ten times slower
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # of many types
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no ONNX file that onnxruntime can read ({reason})\n{_AGAIN}") from error
+
+
+class ExportedNetwork(Tiling):
+    """The file's three graphs, and what stands between and after them.
+
+    image -> label_map, image_features; features, boxes, soft -> class_probs, ious; features, mask_boxes, mask_soft ->
+    mask_probs
+    """
+
+    def __init__(self, cfg: Any, metadata: dict[str, Any], session: Any):
+        super().__init__(cfg, metadata["statistics"] or None)
+        self.session, self.stride = session, metadata["map_stride"]
+        self.divisor, self.mean = metadata["size_divisibility"], np.float32(metadata["pixel_mean"])
+        self.grouping, self.refine = metadata["grouping"], metadata["refine_proposals"]
+        self.mask_source, self.detection = metadata["mask_source"], metadata["detection"]
+        self.score_threshold: float = self.detection["score_threshold"]
+        shapes = {node.name: node.shape for node in session.get_inputs()}
+        # what the other graphs get, which onnxruntime runs too: no image and no proposals
+        self._idle = {
+            "image": np.zeros((0, shapes["image"][1], self.divisor, self.divisor), np.float32),
+            "features": np.zeros((1, shapes["features"][1], 1, 1), np.float32),
+        }
+        self._idle |= {f"{of}boxes": np.zeros((0, 5), np.float32) for of in ("", "mask_")}
+        self._idle |= {f"{of}soft": np.zeros((0, 1, 1), np.float32) for of in ("", "mask_")}
+
+    def call(self, outputs: list[str], **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of these names, of the inputs that they need."""
+        return self.session.run(outputs, self._idle | inputs)
+
+    def padded(self, pixels: np.ndarray) -> np.ndarray:
+        """The network's input float32 (1, C, H, W), of uint8 (h, w, C)."""
+        height, width = (-(-side // self.divisor) * self.divisor for side in pixels.shape[:2])
+        image = np.empty((1, pixels.shape[2], height, width), np.float32)
+        image[:] = self.mean[:, None, None]  # which the network turns into 0
+        image[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
+        return image
+
+    def run(self, pixels: np.ndarray, size: tuple[int, int], expected: int, extras: bool) -> tuple[Found, dict]:
+        height, width = pixels.shape[:2]
+        label_map, features = self.call(["label_map", "image_features"], image=self.padded(pixels))
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        limit = max(self.grouping["max_proposals"], expected)
+        options = self.grouping | {"max_proposals": limit, "valid": [(rows, columns)]}
+        (found,) = group_label_map(label_map, **options)
+        masks, soft = found.masks, found.soft
+        _, boxes = proposal_boxes(masks, self.stride, (height, width))
+        probs, ious = self._verdicts(features, boxes, soft)
+        if self.refine and len(likely := np.flatnonzero(probs.sum(axis=1) >= MIN_OBJECTNESS)):
+            refined = self._masks(features, boxes[likely], soft[likely])
+            grid = label_map.shape[1:]
+            canvas = grid[0] * self.stride, grid[1] * self.stride
+            drawn = paste_masks(refined, boxes[likely], image_size=canvas, output_size=grid).numpy()
+            drawn = drawn[drawn.any(axis=(1, 2))]
+            _, more = proposal_boxes(drawn, self.stride, (height, width))
+            verdicts = self._verdicts(features, more, drawn.astype(np.float32))
+            probs, ious = np.concatenate([probs, verdicts[0]]), np.concatenate([ious, verdicts[1]])
+            masks, boxes = np.concatenate([masks, drawn]), np.concatenate([boxes, more])
+            soft = np.concatenate([soft, drawn])
+        most = max(self.detection["max_detections"], expected)
+        options = self.detection | {"max_detections": most, "score_threshold": self.score_threshold}
+        chosen, classes, scores = detect(masks, ious, probs, **options)
+        once, mask_of = np.unique(chosen, return_inverse=True)  # detections of one proposal, by class, share its mask
+        mask_probs = self._masks(features, boxes[once], soft[once])
+        sizes = {"image_size": (height, width), "output_size": size}
+        drawn_masks = final_masks(
+            soft[once], mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes
+        )
+        kept = np.flatnonzero(drawn_masks.boxes[mask_of, 2])
+        result: CroppedMasks = drawn_masks[mask_of[kept]]
+        more_found = {"label_map": label_map[0, :rows, :columns], "proposals": found.masks[:, :rows, :columns]}
+        return Found(result, scores[kept].astype(np.float32), classes[kept]), more_found if extras else {}
+
+    def _verdicts(self, features: np.ndarray, boxes: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probs, ious = self.call(["class_probs", "ious"], features=features, boxes=_of_first(boxes), soft=soft)
+        return probs, ious
+
+    def _masks(self, features: np.ndarray, boxes: np.ndarray, soft: np.ndarray) -> np.ndarray:
+        return self.call(["mask_probs"], features=features, mask_boxes=_of_first(boxes), mask_soft=soft)[0]
+
+
+def _of_first(boxes: np.ndarray) -> np.ndarray:
+    """(R, 5): with the number of their image, the first and only one."""
+    return np.concatenate([np.zeros((len(boxes), 1), np.float32), boxes], axis=1)

@@ -1,0 +1,158 @@
+"""An exported model: the same masks as the model, without torch, and errors that say what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from detectron2.export import TracingAdapter
+
+import dvis_d2
+from dvis_d2.cli import main
+from dvis_d2.engine import Trainer
+from dvis_d2.onnx_export import store_halves
+from dvis_d2.runtime import METADATA, Runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+WITHOUT_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(["torch", "torchvision", "detectron2", "fvcore", "iopath", "matplotlib", "yaml", "yacs"])
+import json, numpy as np
+from dvis_d2.runtime import Runtime
+path, image, out = sys.argv[1:]
+result = Runtime(path, threads=1).predict(image, confidence_threshold=0.0)
+np.savez(out, labels=result.label_image(), scores=result.scores, classes=result.classes)
+json.dumps([result.to_geojson(), result.measurements(), result.to_coco()])
+result.plot()
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A tiny model with random weights that proposes much, and its export."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    dvis_d2.add_dvis_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/shapes/shapes.yaml"))
+    cfg.merge_from_list(
+        "MODEL.DEVICE cpu MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 16"
+        " MODEL.LABEL_MAP_HEAD.CONV_DIM 16 MODEL.LABEL_MAP_HEAD.COORDINATES True MODEL.ROI_BOX_HEAD.CONV_DIM 16"
+        " MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 16 MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD -1.0"
+        " MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS True TEST.DETECTIONS_PER_IMAGE 20".split()
+    )
+    torch.manual_seed(0)
+    network = Trainer.build_model(cfg).eval()
+    network.proposal_generator.label_head.predictor.weight.data.mul_(50)
+    folder = tmp_path_factory.mktemp("exported")
+    torch.save({"model": network.state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    path = folder / "tiny.onnx"
+    result = CliRunner().invoke(main, ["export", str(folder), "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    return folder, path
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    sizes = (50, 64), (128, 128), (97, 70)
+    blocks = [rng.integers(0, 256, (h // 8 + 1, w // 8 + 1, 3), dtype=np.uint8) for h, w in sizes]
+    return [b.repeat(8, axis=0).repeat(8, axis=1)[:h, :w] for b, (h, w) in zip(blocks, sizes, strict=True)]
+
+
+def same(found, expected):
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    ious = [(a & b).sum() / (a | b).sum() for a, b in zip(found.masks, expected.masks, strict=True)]
+    assert min(ious) >= 0.99
+
+
+def test_the_masks_are_the_models_at_any_size_and_in_tiles(exported):
+    folder, path = exported
+    model, runtime = dvis_d2.load(folder, device="cpu"), Runtime(path, threads=1)
+    options = {"confidence_threshold": 0.0, "label_map": True}
+    assert runtime.class_names == model.class_names
+    for image in pictures():
+        expected, found = model.predict(image, **options), runtime.predict(image, **options)
+        assert np.abs(found.label_map - expected.label_map).max() < 1e-3
+        same(found, expected)
+    large, options = np.tile(pictures()[1], (1, 2, 1)), {"confidence_threshold": 0.0, "scale": 1.0}
+    for of in (model, runtime):
+        of._inference.tile = 64
+    same(runtime.predict(large, **options), model.predict(large, **options))
+
+
+def test_it_needs_neither_torch_nor_detectron2(exported, tmp_path):
+    from PIL import Image
+
+    folder, path = exported
+    Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(path), str(tmp_path / "image.png"), str(tmp_path / "out.npz")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = dvis_d2.load(folder, device="cpu").predict(tmp_path / "image.png", confidence_threshold=0.0)
+    found = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(found["classes"], expected.classes)
+    assert (found["labels"] != expected.label_image()).mean() < 0.001
+
+
+def test_the_program_predicts_with_it(exported, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
+    command = ["predict", str(tmp_path / "image.png"), "--model", str(exported[1]), "--confidence-threshold", "0"]
+    result = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "found"), "--save", "labels", "--save", "csv"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "found/labels/image.tif").exists() and (tmp_path / "found/measurements.csv").exists()
+    refused = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "other"), "--save", "panel"])
+    assert refused.exit_code == 2 and "panel" in refused.output
+
+
+def test_halves_take_half_the_space(exported, tmp_path):
+    path = exported[1]
+    model = onnx.load(path)
+    store_halves(model)
+    onnx.save(model, tmp_path / "half.onnx")
+    weights = [sum(len(t.raw_data) for t in onnx.load(p).graph.initializer) for p in (path, tmp_path / "half.onnx")]
+    assert weights[1] < 0.6 * weights[0]
+    image = pictures()[0]
+    maps = [Runtime(p).predict(image, label_map=True).label_map for p in (path, tmp_path / "half.onnx")]
+    assert 0 < np.abs(maps[0] - maps[1]).max() < 0.01 * maps[0].max()
+
+
+def test_files_of_no_use_are_two_lines(exported, tmp_path):
+    model = onnx.load(exported[1])
+    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA)
+    later = json.dumps(json.loads(entry.value) | {"format": 99, "version": "9.0"})
+    cases = {"later": (later, "format 99 of dvis_d2 9.0"), "other": ("{}", "does not say which model it is")}
+    for name, (value, message) in cases.items():
+        entry.value = value
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        with pytest.raises(ValueError, match=rf"(?s){name}.onnx.*{message}.*\n.*dvis export"):
+            Runtime(tmp_path / f"{name}.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match=r"text.onnx is no ONNX file"):
+        Runtime(tmp_path / "text.onnx")
+    with pytest.raises(FileNotFoundError, match="no exported model"):
+        Runtime(tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match=r"uint8 \(9, 9, 5\).*has not the shape of an image"):
+        Runtime(exported[1]).predict(np.zeros((9, 9, 5), np.uint8))
+    for arguments in (["nuclei", "-o", "model.pt"], ["nuclei", "-o", str(exported[1])]):
+        result = CliRunner().invoke(main, ["export", *arguments])
+        assert result.exit_code == 2 and "To do: " in result.output
+
+
+def test_tracing_and_scripting_name_the_export(tiny_cfg):
+    model = Trainer.build_model(tiny_cfg).eval()
+    inputs = [{"image": torch.zeros(3, 64, 64)}]
+    adapter = TracingAdapter(model, inputs, lambda m, x: [{"instances": m.inference(x, do_postprocess=False)[0]}])
+    with pytest.raises(RuntimeError, match="dvis export"):
+        torch.jit.trace(adapter, adapter.flattened_inputs)
+    with pytest.raises(RuntimeError, match="dvis export"):
+        torch.jit.script(model)
