@@ -12,6 +12,7 @@ except ImportError as error:
 
 from .datasets import check, convert
 from .errors import UserErrors
+from .explore import explore
 from .networks import evaluate, train, tune
 from .predict import predict
 
@@ -23,5 +24,5 @@ def main(debug: bool) -> None:
     """Instance segmentation by a variational loss: train, evaluate, predict, and look after data."""
 
 
-for command in (train, evaluate, predict, tune, check, convert):
+for command in (train, evaluate, predict, explore, tune, check, convert):
     main.add_command(command)

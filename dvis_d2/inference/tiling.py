@@ -47,16 +47,17 @@ class TiledInference(nn.Module):
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
         scale = self.scale or inference_scale(self.cfg, self.statistics, size)
-        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale)
+        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self.is_large(size, scale)
         return None if same else scale
 
-    def _is_large(self, size: tuple[int, int], scale: float) -> bool:
+    def is_large(self, size: tuple[int, int], scale: float) -> bool:
+        """Whether an image of this size is read in tiles."""
         tile, _ = self.tile_size(scale)
         return bool(tile) and max(scaled_size(size, scale)) > tile
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
-        with self._caps():
+        with self.caps():
             outputs = iter(self.model(whole) if whole else ())
         return [
             self.predict(x["image"].permute(1, 2, 0).numpy(), scale=x["scale"]) if "scale" in x else next(outputs)
@@ -73,11 +74,11 @@ class TiledInference(nn.Module):
         """
         size = int(image.shape[0]), int(image.shape[1])
         scale = scale or self.scale_of(size)
-        if scale and self._is_large(size, scale):
+        if scale and self.is_large(size, scale):
             return {"instances": self._tiled(image, size, scale)}
         pixels = _read(image, 0, size[0], 0, size[1])
         resize = ScaleBy(scale) if scale else resize_for_test(self.cfg)
-        with self._caps(size if scale else None):
+        with self.caps(size if scale else None):
             return self._run(resize.get_transform(pixels).apply_image(pixels), size, intermediate=label_map)
 
     def tile_size(self, scale: float) -> tuple[int, int]:
@@ -99,7 +100,7 @@ class TiledInference(nn.Module):
         # whole tiles all have one size for the network, whatever the rounding
         network = [tile if own == side else other for own, other in zip(shape, scaled_size(shape, scale), strict=True)]
         resize, found = T.ResizeTransform(*shape, *network), []
-        with self._caps(shape):
+        with self.caps(shape):
             for y, x in itertools.product(*starts):
                 pixels = resize.apply_image(_read(image, y, y + height, x, x + width))
                 own = self._run(pixels, shape)["instances"]
@@ -118,7 +119,7 @@ class TiledInference(nn.Module):
         return output | {"instances": instances}
 
     @contextlib.contextmanager
-    def _caps(self, size: tuple[int, int] | None = None) -> Iterator[None]:
+    def caps(self, size: tuple[int, int] | None = None) -> Iterator[None]:
         """``TEST.DETECTIONS_PER_IMAGE`` and ``MEAN_SHIFT.MAX_PROPOSALS`` not below what the training's images suggest:
         twice the number that 95 % of them stay below, at least the largest, as often as their area is in `size`."""
         heads, grouping = self.model.roi_heads, self.model.proposal_generator.grouping

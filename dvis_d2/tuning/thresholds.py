@@ -17,7 +17,7 @@ from ..config import RENAMED_KEYS, flat, nested
 from ..modeling.candidates import SOURCES
 from ..modeling.detections import NMS_KINDS
 from ..modeling.mask_pasting import MASK_SOURCES
-from ..safe_io import parse_yaml
+from ..safe_io import parse_yaml, replacing
 
 FILE_NAME = "thresholds.yaml"
 # The tunable keys, with the argument of `group_label_map` or the attribute of `DVISROIHeads` that each one sets.
@@ -69,9 +69,9 @@ def check_thresholds(cfg: CfgNode, keys: Iterable[str] = (*GROUPING_KEYS, *HEAD_
 
 def write_thresholds(path: str, thresholds: Mapping[str, object], comment: str = "") -> None:
     """Write a partial Detectron2 config; the lines of `comment` come first, as YAML comments."""
-    with open(path, "w") as f:
-        f.writelines(f"# {line}\n" for line in comment.splitlines())
-        yaml.safe_dump(nested(thresholds), f, default_flow_style=None)
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    with replacing(path) as file:
+        file.write((lines + yaml.safe_dump(nested(thresholds), default_flow_style=None)).encode())
 
 
 def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, object]:
