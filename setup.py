@@ -73,6 +73,7 @@ setup(
     package_data={
         "dvis_d2.configs": ["*.yaml", "*/*.yaml"],
         "dvis_d2.explorer": ["static/*"],
+        "dvis_d2.report": ["static/*"],
         "dvis_d2.models": ["*.safetensors", "*.md"],
     },
     entry_points={"console_scripts": ["dvis = dvis_d2.cli:main"]},

@@ -29,6 +29,7 @@ RANKS = {
     "dvis_d2.inference": 6,
     "dvis_d2.engine": 7,
     "dvis_d2.explorer": 8,
+    "dvis_d2.report": 8,
     "dvis_d2.api": 8,
     "dvis_d2.cli": 9,
     "dvis_d2.__main__": 10,

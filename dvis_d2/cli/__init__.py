@@ -15,6 +15,7 @@ from .errors import UserErrors
 from .explore import explore
 from .networks import evaluate, train, tune
 from .predict import predict
+from .report import report
 
 
 @click.group("dvis", cls=UserErrors)
@@ -24,5 +25,5 @@ def main(debug: bool) -> None:
     """Instance segmentation by a variational loss: train, evaluate, predict, and look after data."""
 
 
-for command in (train, evaluate, predict, explore, tune, check, convert):
+for command in (train, evaluate, predict, explore, report, tune, check, convert):
     main.add_command(command)

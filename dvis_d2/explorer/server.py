@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..inference.colors import neighbor_colors, palette_colors
 from ..modeling.masks import mask_boxes
 from . import details
-from .session import Explorer, View
+from .session import MOST_SHOWN, Explorer, View
 
 MAX_UPLOAD = 2**30  # bytes of a dropped image
 JPEG_PIXELS = 4_000_000  # from here on a picture is sent as JPEG
@@ -109,6 +109,7 @@ def build_app(explorer: Explorer, token: str, port: int, folder: str) -> ASGIApp
         about = {"scores": found.scores.tolist(), "values": found.values.tolist(), "boxes": boxes.tolist()}
         levels = found.levels[:rows, :columns].cpu().numpy().astype(np.int16)
         about["colors"] = neighbor_colors(boxes, (rows, columns)).tolist()
+        about["more"] = len(found) == MOST_SHOWN
         about["levels"] = palette_colors(int(levels.max(initial=-1)) + 1).tolist()
         return _packed(about, {"levels": levels, "bits": _bits(crops)})
 

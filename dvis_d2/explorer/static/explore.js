@@ -39,7 +39,8 @@ async function work() {
         const began = performance.now();
         showGroups(await askPacked("group", asked));
         status(`grouped in ${Math.round(performance.now() - began)} ms`);
-        drawHistogram($("histogram"), await ask("histogram", asked), start.scale, open.top);
+        groups.histogram = await ask("histogram", asked);
+        drawHistogram($("histogram"), groups.histogram, start.scale, open.top);
       } else if (performance.now() - changed < PAUSE) {
         await new Promise((resolve) => setTimeout(resolve, PAUSE / 3));
       } else {
@@ -103,7 +104,7 @@ function showGroups(said) {
   viewer.layers.levels = [onMap(paintLevels(groups.levelOf, open.map, said.levels))];
   viewer.layers.proposals = [onMap(paintMasks(groups.masks, open.map, said.colors, 110, 255))];
   viewer.note("levels", `${said.levels.length}`);
-  viewer.note("proposals", said.scores.length ? `${said.scores.length}, the best ${fixed(said.scores[0])}` : "none");
+  viewer.note("proposals", said.scores.length ? `${said.more ? "the best " : ""}${said.scores.length}, scores to ${fixed(said.scores[0])}` : "none");
   mark();
 }
 
@@ -309,6 +310,9 @@ $("file").addEventListener("change", () => addFiles($("file").files));
 $("overview").addEventListener("click", (event) => {
   const by = open.size[1] / $("overview").clientWidth;
   openView(open.image, [Math.round(event.offsetX * by), Math.round(event.offsetY * by)]);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (groups?.histogram) drawHistogram($("histogram"), groups.histogram, start.scale, open.top);
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
