@@ -148,7 +148,7 @@ def figures(root: Path = ROOT) -> list[tuple[str, int, int, str]]:
         ("lines of modeling", count_lines(*python_files("dvis_d2/modeling", root=root)), 3000, ""),
         ("config keys", count_config_keys(root / "dvis_d2" / "config.py"), 60, ""),
         ("lines of README.md", count_lines(root / "README.md"), 120, ""),
-        ("words of docs/guide", count_words(*(root / "docs" / "guide").rglob("*.md")), 12000, ""),
+        ("words of docs/guide", count_words(*(root / "docs" / "guide").rglob("*.md")), 14000, ""),
         ("lines of the longest file", count_lines(longest), 300, str(longest.relative_to(root))),
         ("import circles", len(circles), 0, "; ".join(", ".join(circle) for circle in circles)),
         ("upward arrows", len(arrows), 0, "; ".join(arrows)),

@@ -25,7 +25,7 @@ def explore(model: str, images: tuple[str, ...], port: int, device: str | None, 
     try:
         from ..explorer.server import Page
     except ImportError as error:
-        raise ImportError(f"dvis explore needs {error.name}: pip install 'dvis_d2[explore]'", name=error.name) from None
+        raise ImportError(f"dvis explore needs {error.name}: pip install starlette uvicorn", name=error.name) from None
     from ..explorer.session import Explorer, read_truth
 
     sources, categories = find_sources(images) if images else (list[Source](), None)
