@@ -20,7 +20,7 @@ from ..modeling.meta_arch import DVIS
 CLOSE_UP = 150  # pixels of a picture's side
 PICTURES = 3  # of each kind of error
 SHOWN_SCORE = 0.5  # of what is drawn, and of the confusion: what `dvis predict` writes
-FOUND, TRUE = (86, 180, 233), (240, 228, 66)  # colors of outlines
+FOUND, TRUE, WRONG = (86, 180, 233), (240, 228, 66), (255, 255, 255)  # colors of outlines
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _add_pictures(
             labels = output["label_map"].cpu().numpy()
             colors = label_colors(labels, max(1.0, float(labels.max(initial=0)))).astype(np.uint8)
             label_map = _square(cv2.resize(colors, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)[place])
-        own.append(Picture(file_name, kind, area, _square(drawn[place]), label_map))
+        own.append(Picture(file_name, kind, area, _square(_outlines(drawn, [mask], WRONG)[place]), label_map))
         own.sort(key=lambda picture: -picture.area)
         del own[PICTURES:]
 

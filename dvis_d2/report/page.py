@@ -69,7 +69,8 @@ def write_page(said: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]
         "<h2>By class, size and number</h2>",
         *(_by(results, *columns) for columns in TABLES),
         "<h2>Confusion</h2>",
-        "<p>Rows: what is there; columns: what is found, with a score of 0.5 at least and an IoU of 0.5.</p>",
+        "<p>Rows: what is there; columns: what is found, with a score of 0.5 at least and an IoU of 0.5. "
+        "Duplicates are invented.</p>",
         _confusion([row["class"] for row in results["classes"]], results["confusion"]),
         "<h2>Data and config</h2>",
         _table(["training data", ""], [[name, _plain(value)] for name, value in said["data"].items()]),
@@ -96,7 +97,7 @@ def _own_kinds(results: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
     yield "<p>Which part of DVIS loses an object for which no detection stands (IoU 0.5), in the order of its way.</p>"
     yield _table(["kind", "", "errors", "AP50 if put right"], lost, "texts")
     if pictures:
-        outlines = "yellow is annotated, blue is found with a score of 0.5 at least"
+        outlines = "white is the error, yellow annotated, blue found with a score of 0.5 at least"
         yield f"<p class=note>The largest of each kind: {outlines}; beside it the label map.</p>"
     for kind in results["own"]:
         if own := pictures.get(kind):
