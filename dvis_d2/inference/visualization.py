@@ -123,11 +123,14 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata, 
     return draw_overlay(canvas, _resized(masks, canvas.shape[:2]), captions)
 
 
-def draw_overlay(image: np.ndarray, masks: CroppedMasks, captions: Sequence[str] = ()) -> np.ndarray:
-    """The masks over the image, the first on top, neighbors in different colors; with `captions` also boxes, where the
-    masks are few, and every caption for which there is room beside the other objects."""
+def draw_overlay(
+    image: np.ndarray, masks: CroppedMasks, captions: Sequence[str] = (), colors: np.ndarray | None = None
+) -> np.ndarray:
+    """The masks over the image, the first on top; `colors` (K, 3) are by default :func:`neighbor_colors`. With
+    `captions` also boxes, where the masks are few, and each caption for which there is room beside the other objects.
+    """
     canvas = np.ascontiguousarray(image).copy()
-    colors = neighbor_colors(masks.boxes, masks.image_size)
+    colors = neighbor_colors(masks.boxes, masks.image_size) if colors is None else colors
     for (x, y, x1, y1), crop, color in list(zip(masks.boxes.tolist(), masks.crops, colors, strict=True))[::-1]:
         tile = canvas[y:y1, x:x1]
         tile[crop] = tile[crop] * 0.6 + color * 0.4

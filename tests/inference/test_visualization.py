@@ -5,7 +5,8 @@ import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from dvis_d2.inference.colors import label_colors, neighbor_colors
+from dvis_d2.data.cropped_masks import CroppedMasks
+from dvis_d2.inference.colors import LastingColors, label_colors, neighbor_colors
 from dvis_d2.inference.visualization import (
     colorize_label_map,
     colorize_levels,
@@ -98,6 +99,22 @@ def test_neighbors_differ_in_color():
     colors = neighbor_colors(np.array(grid), (100, 100)).reshape(10, 10, 3)
     assert np.abs(np.diff(colors, axis=0)).sum(axis=2).min() > 0
     assert np.abs(np.diff(colors, axis=1)).sum(axis=2).min() > 0
+
+
+def moving(*corners):
+    masks = np.zeros((len(corners), 40, 60), bool)
+    for mask, (x, y) in zip(masks, corners, strict=True):
+        mask[y : y + 8, x : x + 8] = True
+    return CroppedMasks.from_masks(masks)
+
+
+def test_colors_of_a_film_stay_with_their_objects():
+    colors = LastingColors()
+    first = colors(moving((2, 2), (12, 2), (40, 20)))
+    later = colors(moving((41, 22), (22, 3), (3, 2), (13, 3)))  # in another order, and one is new
+    assert np.array_equal(later[[2, 3, 0]], first)
+    assert (later[1] != later[3]).any()  # the new one differs from its neighbor
+    assert len(colors(moving())) == 0 and len(colors(moving((2, 2)))) == 1
 
 
 def test_label_colors_grow_brighter_and_mean_the_same_in_all_maps():
