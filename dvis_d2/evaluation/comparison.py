@@ -1,5 +1,7 @@
 """What was found in one image, object by object: hit, missed, merged, split. D detections, G objects, all COCO RLEs."""
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,5 +84,6 @@ def coco_of_masks(
         "categories": [{"id": k, "name": str(k)} for k in range(num_classes)],
         "annotations": annotations,
     }
-    coco.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):  # progress
+        coco.createIndex()
     return coco

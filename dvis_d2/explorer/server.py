@@ -149,6 +149,7 @@ def build_app(explorer: Explorer, token: str, port: int, folder: str) -> ASGIApp
             async for chunk in request.stream():
                 file.write(chunk)
                 if file.tell() > MAX_UPLOAD:
+                    os.remove(path)
                     return JSONResponse({"error": f"{name} is larger than {MAX_UPLOAD >> 20} MiB"}, 413)
         try:
             number = await run_in_threadpool(explorer.add, path, name)

@@ -4,6 +4,8 @@ thresholds.
 A *view* is what the network sees at once: an image, or, of one that is read in tiles, a window of a tile's size.
 """
 
+import contextlib
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -208,7 +210,8 @@ class Explorer:
 def read_truth(path: str, class_names: Sequence[str]) -> CheckedCOCO | None:
     """The annotations of a COCO file; None where it has none. ValueError if its classes are not the model's, in the
     order of their ids."""
-    truth = CheckedCOCO(path)
+    with contextlib.redirect_stdout(io.StringIO()):  # progress
+        truth = CheckedCOCO(path)
     names = [truth.cats[k]["name"] for k in sorted(truth.cats)]
     if not truth.anns:
         return None

@@ -295,6 +295,8 @@ $("opacity").addEventListener("input", () => {
   viewer.draw();
 });
 $("fit").addEventListener("click", () => viewer.fit());
+$("in").addEventListener("click", () => viewer.zoom(1.4));
+$("out").addEventListener("click", () => viewer.zoom(1 / 1.4));
 $("reset").addEventListener("click", () => {
   values = first();
   build();
