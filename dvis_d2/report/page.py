@@ -144,7 +144,7 @@ def _training_plots(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
             figure, axes = _figure("iteration", title)
             for name, points in series.items():
                 axes.plot(*np.transpose(points), label=name, lw=2 if name == "total_loss" else 1)
-            axes.set_yscale(scale)
+            axes.set_yscale(scale, **{"nonpositive": "mask"} if scale == "log" else {})
             axes.legend(fontsize=7)
             plots.append(_svg(figure))
     return "".join(plots)
