@@ -1,5 +1,6 @@
 """The package from Python: `dvis_d2.load`, :meth:`Model.predict`, `dvis_d2.train`."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, overload
@@ -9,12 +10,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from detectron2.modeling import build_model
+from detectron2.utils.logger import log_first_n
 from PIL import Image
 from torch import Tensor
 
 from . import engine
 from .checkpoint import DVISCheckpointer, class_names, load_model
 from .data.image_io import ImageWindows, to_image
+from .data.statistics import other_pixels
 from .inference.result import Result
 from .inference.sources import read_held
 from .inference.tiling import TiledInference
@@ -74,6 +77,8 @@ class Model:
     def detect(self, image, pixels, *, confidence_threshold=0.5, scale=None, label_map=False) -> Result:
         """As :meth:`predict`, in an image that is ready, uint8 (H, W, 3) in RGB or ImageWindows of it; `pixels` are the
         stored ones, for measurements."""
+        if warning := other_pixels(self._inference.statistics, str(pixels.dtype), self.cfg.INPUT.NORMALIZE):
+            log_first_n(logging.WARNING, warning, name=__name__)
         found = self._detect(self._inference, image, confidence_threshold, scale, label_map)
         objects = found["instances"]
         return Result(

@@ -118,8 +118,8 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.MEAN_SHIFT = CN()
     cfg.MODEL.MEAN_SHIFT.BANDWIDTHS = [0.9, 0.4]  # in units of the label
     cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD = 1.0  # halfway between background and m1
-    cfg.MODEL.MEAN_SHIFT.CANDIDATES = ["levels", "parts", "linked"]
-    cfg.MODEL.MEAN_SHIFT.LINK_THRESHOLDS = [0.25]  # in units of the label; each gives components of its own
+    cfg.MODEL.MEAN_SHIFT.CANDIDATES = ["levels", "regions"]
+    cfg.MODEL.MEAN_SHIFT.STEP_THRESHOLD = 0.2  # neighbors' labels that differ by more have a border between them
     cfg.MODEL.MEAN_SHIFT.MIN_AREA = 2  # map cells; smaller ones that touch other foreground are dropped
     cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO = 0.05  # parts below this share of a level's largest one are dropped from it
     cfg.MODEL.MEAN_SHIFT.NMS_THRESH = 0.8  # mask IoU above which a candidate is a duplicate
@@ -162,13 +162,24 @@ def load_config(cfg: CN, path: str) -> None:
 
 def merge_values(cfg: CN, values: Mapping[str, Any], name: str) -> None:
     """:func:`load_config` of dotted keys and values, which come from `name`."""
-    loaded = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
+    loaded = renew(values)
     for key in loaded.keys() & REMOVED_KEYS.keys():
         value, neutral = loaded.pop(key), REMOVED_KEYS[key]
         if value != neutral:
             advice = f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
             raise ValueError(f"{name}: {key} is {value!r}, which no longer exists\n{advice}")
     cfg.merge_from_other_cfg(CN(nested(loaded)))
+
+
+def renew(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values of an earlier version by their new names. What made proposals before there were regions
+    makes these now."""
+    renewed = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
+    renewed.pop("MODEL.MEAN_SHIFT.LINK_THRESHOLDS", None)
+    if sources := renewed.get("MODEL.MEAN_SHIFT.CANDIDATES"):
+        regions = ["regions" if source in ("parts", "linked") else source for source in sources]
+        renewed["MODEL.MEAN_SHIFT.CANDIDATES"] = list(dict.fromkeys(regions))
+    return renewed
 
 
 def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

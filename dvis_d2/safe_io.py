@@ -74,6 +74,11 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's own says nothing of a full disk
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, cause.filename or str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)

@@ -4,21 +4,19 @@
     python -m experiments.count_flops --config-file configs/dvis_R50.yaml
     python -m experiments.count_flops --config-file configs/dvis_R50.yaml --size 550 --mask-rcnn MODEL.RESNETS.DEPTH 101
 
-fvcore counts the network (convolutions, linear layers, normalization, upsampling; of ROIAlign nothing) on a square
-image in which 15 objects are found, so that the heads work on 15 proposals; the weights are random. As fvcore traces
-tensors only, the products of the mean shift are counted apart, by torch. The paper's numbers, where it has any, are
-those of its Table 5. Prints a table, and as its last line one JSON object.
+torch counts the network's convolutions and linear layers on a square image in which 15 objects are found, so that the
+heads work on 15 proposals; the weights are random. The paper's numbers, where it has any, are those of its Table 5.
+Prints a table, and as its last line one JSON object.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.analysis import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,13 +61,29 @@ def count_parts(model: nn.Module, inputs: list[dict], parts: dict[str, tuple[str
     Args:
         parts: for each part the names of modules that are added, or with a "-" in front subtracted.
     """
-    analysis = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    by_module = analysis.by_module()
+    counts: Counter[str] = Counter()
+    hooks = []
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+
+        def add(name: str, sign: int) -> None:
+            counts[name] += sign * counter.get_total_flops()
+
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                hooks.append(module.register_forward_pre_hook(lambda *_, name=name: add(name, -1)))
+                hooks.append(module.register_forward_hook(lambda *_, name=name: add(name, 1)))
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+
+    def of_module(module: str) -> int:
+        return sum(count for name, count in counts.items() if f"{name}.".startswith(f"{module}."))
+
     signed = {name: [(n.lstrip("-"), -1 if n[0] == "-" else 1) for n in names] for name, names in parts.items()}
-    counts = {name: sum(sign * by_module[f"model.{n}"] for n, sign in names) for name, names in signed.items()}
-    counts["other"] = by_module[""] - sum(counts.values())
-    counts["total"] = by_module[""]
-    return {name: count / 1e9 for name, count in counts.items()}
+    found = {name: sum(sign * of_module(n) for n, sign in names) for name, names in signed.items()}
+    total = counter.get_total_flops()
+    found |= {"other": total - sum(found.values()), "total": total}
+    return {name: count / 2e9 for name, count in found.items()}  # torch counts a multiply-add twice
 
 
 def count_config(cfg: CfgNode, size: int, *, mask_rcnn: bool) -> dict:
@@ -79,15 +93,13 @@ def count_config(cfg: CfgNode, size: int, *, mask_rcnn: bool) -> dict:
     images = model.preprocess_image(inputs)
     stride = model.proposal_generator.stride
     label_map = fifteen_objects(*(side // stride for side in images.tensor.shape[-2:]), size // stride)
-    with FlopCounterMode(display=False) as counter:
-        proposals = proposals_of(model, label_map, inputs)
+    proposals = proposals_of(model, label_map, inputs)
     inject_label_map(model, label_map)
     inject_verification(model)
     result = {
         "size": size,
         "proposals": len(proposals[0]),
         "dvis": count_parts(model, inputs, DVIS_PARTS),
-        "mean_shift": counter.get_total_flops() / 2e9,  # torch counts a multiply-add twice
         "paper": PAPER.get((cfg.MODEL.RESNETS.DEPTH, size)),
     }
     if mask_rcnn:
@@ -99,14 +111,13 @@ def count_config(cfg: CfgNode, size: int, *, mask_rcnn: bool) -> dict:
 
 def format_table(results: list[dict]) -> str:
     parts = list(dict.fromkeys([*DVIS_PARTS, *MASK_RCNN_PARTS, "other", "total"]))
-    headers = ["px", "model", *(part.replace("_", " ") for part in parts), "mean shift", "paper's total"]
+    headers = ["px", "model", *(part.replace("_", " ") for part in parts), "paper's total"]
     rows = []
     for result in results:
         for name, title in (("dvis", "DVIS"), ("mask_rcnn", "Mask R-CNN")):
             if name in result:
                 counts = [f"{result[name][part]:.2f}" if part in result[name] else "" for part in parts]
-                own = [f"{result['mean_shift']:.4f}", result["paper"] or ""] if name == "dvis" else ["", ""]
-                rows.append([result["size"], title, *counts, *own])
+                rows.append([result["size"], title, *counts, (name == "dvis" and result["paper"]) or ""])
     return f"1e9 multiply-adds, {results[0]['proposals']} proposals\n{markdown_table(rows, headers)}"
 
 
@@ -115,7 +126,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, nargs="+", default=[550, 700], help="of the square image, in pixels")
     parser.add_argument("--mask-rcnn", action="store_true", help="Detectron2's Mask R-CNN with this ResNet too")
     args = parser.parse_args(argv)
-    warnings.filterwarnings("ignore")  # of the tracer, about what cannot change here
     cfg = dvis_cfg(args.config_file, args.opts, "cpu")
     results = [count_config(cfg, size, mask_rcnn=args.mask_rcnn) for size in args.size]
     print(format_table(results))

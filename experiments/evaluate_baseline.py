@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""What the labels add: a trained network beside the connected components of its own foreground.
+"""What the labels add: a trained network beside the regions of its own foreground.
 
     python -m experiments.evaluate_baseline --config-file output/mine/config.yaml \\
         MODEL.WEIGHTS output/mine/model_final.pth
 
-The baseline ignores the labels: its proposals are the connected components of the cells above the foreground
-threshold, verified by the same heads. Both are tuned alike, over the same grids of thresholds (the baseline leaves out
-those without an effect on it) on one half of DATASETS.TEST[0], and detect in the other half with what was found, and
-the other way round. So every image is reported on once, with thresholds that never saw it. Prints a table, and as its
-last line one JSON object; stores nothing.
+The baseline ignores the labels: its proposals are the regions of a map that is 2 above the config's foreground
+threshold and 0 elsewhere, cut at necks alone, and the same heads verify them. Both are tuned alike, over the same grids
+of thresholds (the baseline leaves out those without an effect on it) on one half of DATASETS.TEST[0], and detect in the
+other half with what was found, and the other way round. So every image is reported on once, with thresholds that never
+saw it. Prints a table, and as its last line one JSON object; stores nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from dvis_d2.tuning import (
     split_halves,
     stored_images,
 )
+from dvis_d2.tuning.predictions import ImageFeatures
 from dvis_d2.tuning.search import GRID, MIN_GAIN
 
 from .program import config_parser, load_trained_model
 from .tables import markdown_table
 
-CANDIDATES, LINK_THRESHOLDS = "MODEL.MEAN_SHIFT.CANDIDATES", "MODEL.MEAN_SHIFT.LINK_THRESHOLDS"
-# every two neighbors in the foreground are linked, whatever their labels
-COMPONENTS = {CANDIDATES: ["linked"], LINK_THRESHOLDS: [1e9]}
-WITHOUT_EFFECT = {*COMPONENTS, "MODEL.MEAN_SHIFT.BANDWIDTHS", "MODEL.MEAN_SHIFT.MIN_PART_RATIO"}
+CANDIDATES = "MODEL.MEAN_SHIFT.CANDIDATES"
+_OF_LABELS = ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "MIN_PART_RATIO", "STEP_THRESHOLD")
+WITHOUT_EFFECT = {CANDIDATES, *(f"MODEL.MEAN_SHIFT.{name}" for name in _OF_LABELS)}
 IOUS = {"AP": None, "AP50": 0.5, "AP75": 0.75}
 
 
@@ -58,6 +58,12 @@ def cross_tuned(halves: list[StoredPredictions], scorer: CocoScorer, start: dict
     return {name: average_precision(evaluator, iou=iou) for name, iou in IOUS.items()} | {"tuned": tuned}
 
 
+def without_labels(image: ImageFeatures, threshold: float) -> ImageFeatures:
+    """The image with the foreground alone in its label map."""
+    foreground = (image.label_map > threshold).to(image.label_map.dtype)
+    return image._replace(label_map=foreground * (threshold + 2) - (1 - foreground))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = config_parser(__doc__)
     parser.add_argument("--num-images", type=int, default=400, help="at most so many, evenly chosen")
@@ -72,12 +78,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not ids[1]:
             raise SystemExit(f"{dataset} has {len(images)} images: one half would be empty")
         halves = [StoredPredictions(model, [image for image in images if image.image_id in set(half)]) for half in ids]
+        threshold = cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD
+        alone = [StoredPredictions(model, [without_labels(image, threshold) for image in h.images]) for h in halves]
         scorer = CocoScorer(dataset)
         start = current_thresholds(cfg)
         baseline_grid = {key: values for key, values in GRID.items() if key not in WITHOUT_EFFECT}
         result = {
             "network": cross_tuned(halves, scorer, start, GRID),
-            "foreground components": cross_tuned(halves, scorer, start | COMPONENTS, baseline_grid),
+            "foreground alone": cross_tuned(alone, scorer, start | {CANDIDATES: ["regions"]}, baseline_grid),
         }
     rows = [[name, *(f"{figures[key]:.1f}" for key in IOUS)] for name, figures in result.items()]
     print(markdown_table(rows, ["", *IOUS]))

@@ -27,10 +27,9 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from dvis_d2.data import register_coco_json
-from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.ground_truth import build_ground_truth
 from dvis_d2.modeling.grouping import group_label_map
-from dvis_d2.modeling.masks import upsample_soft_masks
+from dvis_d2.modeling.mask_pasting import upsample_soft_masks
 from dvis_d2.modeling.meta_arch import downsample_instance_ids, instance_masks
 
 from .class_agnostic import METRICS, best_overlaps, class_agnostic_ap, read_coco
@@ -51,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--enlarge", type=int, default=1, help="times that the network's input is the stored image")
     parser.add_argument("--reach", type=int, default=3, help="cells within which instances need different labels")
     group = parser.add_argument_group("grouping, see dvis_d2.modeling.grouping.group_label_map")
-    group.add_argument("--candidates", nargs="+", default=["levels", "parts", "linked"])
+    group.add_argument("--candidates", nargs="+", default=["levels", "regions"])
     group.add_argument("--bandwidths", type=float, nargs="+", default=[0.9, 0.4])
     group.add_argument("--min-area", type=int, default=2)
     group.add_argument("--min-part-ratio", type=float, default=0.05)
@@ -114,7 +113,7 @@ def evaluate(dicts: list[dict], coco: COCO, strides: list[int], enlarge: int, re
                 ("grid", grid.float(), interior_share(grid)),
                 ("coverage", coverage, interior_share(grid)),
             ):
-                masks = encode_masks(upsample_soft_masks(soft, stride=stride, image_size=input_size, output_size=size))
+                masks = upsample_soft_masks(soft, stride=stride, image_size=input_size, output_size=size).to_rle()
                 results[stride][source].add(record["image_id"], masks, scores, objects)
     image_ids = [record["image_id"] for record in dicts]
     return {

@@ -8,7 +8,7 @@ of the same images.
 Every image of DATASETS.TEST[0] is seen alone; in batches of mixed sizes; mirrored; and on a canvas of the mean color,
 --shift pixels of the network larger at both ends: in its middle, against its upper left corner. Reports mask AP on the
 network's input, and the agreement: of the detections with a score of at least --score in one of two views, those that
-have a partner of the same class at a mask IoU of 0.9 in the other. Prints a table, and as its last line one JSON
+have a partner of the same class at a mask IoU of --iou in the other. Prints a table, and as its last line one JSON
 object.
 """
 
@@ -36,12 +36,11 @@ from .program import config_parser, load_trained_model
 from .tables import markdown_table
 
 AGAINST = {"batch": "alone", "mirror": "alone", "corner": "alone", "moved": "corner"}
-IOU = 0.9
 Found = tuple[Tensor, Tensor, Tensor]  # masks bool (K, H, W) in the image's frame, scores (K,), classes (K,)
 
 
 def evaluate_invariance(
-    cfg: CfgNode, model: DVIS, *, shift: int, score: float, batch_size: int, num_images: int
+    cfg: CfgNode, model: DVIS, *, shift: int, score: float, batch_size: int, num_images: int, iou: float = 0.9
 ) -> list[dict]:
     """For each view {"view", "against", "AP", "detections", "agreement"}, AP and agreement in 0..100, on the first
     `num_images` of ``DATASETS.TEST[0]`` (0: all); no agreement for "alone"."""
@@ -65,7 +64,7 @@ def evaluate_invariance(
         ap = average_precision(scorer.evaluate(of_images, image_ids))
         count = sum(int((scores >= score).sum()) for _, scores, _ in found_in[view])
         row = {"view": view, "against": AGAINST.get(view), "AP": ap, "detections": count}
-        rows.append(row | {"agreement": agreement(found_in[view], found_in[AGAINST.get(view, view)], score)})
+        rows.append(row | {"agreement": agreement(found_in[view], found_in[AGAINST.get(view, view)], score, iou)})
     return rows
 
 
@@ -116,12 +115,12 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(masks[:, None].float(), size, mode="bilinear", antialias=True)[:, 0] >= 0.5
 
 
-def agreement(first: Sequence[Found], second: Sequence[Found], score: float) -> float:
-    """Of the detections with at least that score in one of two views of some images, those with a partner in the
-    other, of any score: in 0..100."""
+def agreement(first: Sequence[Found], second: Sequence[Found], score: float, iou: float = 0.9) -> float:
+    """Of the detections with at least that score in one of two views of some images, those with a partner of that mask
+    IoU in the other, of any score: in 0..100."""
     partners = total = 0
     for (masks_a, scores_a, classes_a), (masks_b, scores_b, classes_b) in zip(first, second, strict=True):
-        same = (mask_iou(masks_a, masks_b) >= IOU) & (classes_a[:, None] == classes_b)
+        same = (mask_iou(masks_a, masks_b) >= iou) & (classes_a[:, None] == classes_b)
         for matched, scores in ((same.any(1), scores_a), (same.any(0), scores_b)):
             partners += int(matched[scores >= score].sum())
             total += int((scores >= score).sum())
@@ -132,12 +131,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = config_parser(__doc__)
     parser.add_argument("--shift", type=int, default=16, help="pixels of the network's input")
     parser.add_argument("--score", type=float, default=0.5, help="of the detections that look for a partner")
+    parser.add_argument("--iou", type=float, default=0.9, help="of the masks of two partners")
     parser.add_argument("--batch-size", type=int, default=7, help="images beside the one of another size")
     parser.add_argument("--num-images", type=int, default=0, help="0 = all")
     args = parser.parse_args(argv)
     setup_logger(name="fvcore")
     cfg = setup_cfg(args, inference=True)
-    options = {key: getattr(args, key) for key in ("shift", "score", "batch_size", "num_images")}
+    options = {key: getattr(args, key) for key in ("shift", "score", "iou", "batch_size", "num_images")}
     rows = evaluate_invariance(cfg, load_trained_model(cfg), **options)
     cells = [[r["view"], r["against"] or "", f"{r['AP']:.1f}", r["detections"], f"{r['agreement']:.1f}"] for r in rows]
     print(markdown_table(cells, ["view", "against", "AP", "detections", "agreement"]))

@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 
 from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.ground_truth import build_ground_truth
-from dvis_d2.modeling.masks import upsample_soft_masks
+from dvis_d2.modeling.mask_pasting import upsample_soft_masks
 from dvis_d2.modeling.meta_arch import downsample_instance_ids
 
 from .class_agnostic import METRICS, best_overlaps, class_agnostic_ap, coco_of_masks
@@ -68,9 +68,8 @@ def measure_image(predictor, image: np.ndarray, annotations: list[dict], *, file
     generator = predictor.model.proposal_generator
     proposals, label_map = output["proposals"], output["label_map"].float().cpu()
     soft = proposals.soft_masks.float()
-    masks = encode_masks(
-        upsample_soft_masks(soft, stride=generator.stride, image_size=proposals.image_size, output_size=size)
-    )
+    sizes = {"image_size": proposals.image_size, "output_size": size}
+    masks = upsample_soft_masks(soft, stride=generator.stride, **sizes).to_rle()
     resize = predictor.aug.get_transform(image)
     _, ids = build_ground_truth(annotations, resize, size, num_classes=0, file_name=file_name)
     ids = downsample_instance_ids(pad_to_stride(ids, generator.stride)[None], generator.stride)[0]

@@ -30,6 +30,7 @@ from dvis_d2.data.annotations import encode_masks
 from dvis_d2.data.custom import register_coco_json
 from dvis_d2.engine import Trainer, argument_parser, setup_cfg
 from dvis_d2.modeling.grouping import group_label_map
+from dvis_d2.modeling.hierarchy import find_hierarchy
 from dvis_d2.modeling.losses import binary_loss, mumford_shah_loss, permutation_invariant_loss, quantization_loss
 from dvis_d2.modeling.mean_shift import mean_shift_1d
 
@@ -85,7 +86,7 @@ def pair_sums(f: Tensor, ids: Tensor, *, margin, theta, reduction, different_wei
         keep = own >= (0 if background_as_instance else 1)
         values, own = values[keep], own[keep]
         equal, upper = own[:, None] == own, torch.ones(len(own), len(own)).triu(1).bool()
-        weight = (1 / equal.sum(1)).double() if reduction == "instances" else torch.ones_like(values)
+        weight = 1 / equal.sum(1).double() if reduction == "instances" else torch.ones_like(values)
         distance, weights = (values[:, None] - values).abs(), weight[:, None] * weight
         same, different = upper & equal, upper & ~equal
         cost_same = (huber(distance) * weights)[same].sum()
@@ -117,16 +118,18 @@ def groups(seed: int) -> None:
         assert (group.scores.diff() <= 0).all()
         assert ((group.scores >= 0) & (group.scores <= 1)).all() and ((group.soft >= 0) & (group.soft <= 1)).all()
         assert (alone[group.masks.any(0)] > 1).all() and len(group.masks.unique(dim=0)) == len(group)
-    options = {"candidates": ["linked"], "min_area": 0, "nms_threshold": 1.0, "max_proposals": 10**6}
-    (linked,) = group_label_map(label_map[:1], link_thresholds=[0.25], **options)
-    assert {mask.numpy().tobytes() for mask in linked.masks} == components(label_map[0].numpy(), 0.25)
+    labels = label_map[0].nan_to_num(0.0, 0.0, 0.0).numpy()
+    regions = find_hierarchy(labels, labels > 1, 0.25)
+    roots = [regions.cells[a:b] for a, b in zip(regions.start, regions.stop, strict=True)]
+    whole = {np.isin(np.arange(labels.size), roots[k]).tobytes() for k in np.flatnonzero(regions.parent < 0)}
+    assert whole == components(labels)
 
 
-def components(labels: np.ndarray, threshold: float) -> set[bytes]:
-    """The components of 4-neighbors above 1 that differ by less than the threshold."""
-    foreground, number, edges = np.isfinite(labels) & (labels > 1), np.arange(labels.size).reshape(labels.shape), []
+def components(labels: np.ndarray) -> set[bytes]:
+    """The components of 4-neighbors above 1."""
+    foreground, number, edges = labels > 1, np.arange(labels.size).reshape(labels.shape), []
     for low, high in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        linked = foreground[low] & foreground[high] & (np.abs(labels[low] - labels[high]) < np.float32(threshold))
+        linked = foreground[low] & foreground[high]
         edges.append([number[low][linked], number[high][linked]])
     rows, columns = np.concatenate(edges, axis=1)
     graph = sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(labels.size,) * 2)

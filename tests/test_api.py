@@ -132,3 +132,15 @@ def test_importing_the_package_does_not_import_the_engine():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with pytest.raises(AttributeError, match="predict"):
         dvis_d2.predict  # noqa: B018
+
+
+def test_pixels_unlike_those_of_the_training_are_told(tiny_cfg, monkeypatch):
+    told = []
+    monkeypatch.setattr("dvis_d2.api.log_first_n", lambda level, message, **_: told.append(message))
+    tiny_cfg.INPUT.NORMALIZE = "none"
+    network = Trainer.build_model(tiny_cfg).eval()
+    model = dvis_d2.Model(tiny_cfg, network, ["a", "b"], {"dtypes": ["uint8"], "normalize": "none"})
+    model.predict(np.zeros((32, 32), np.uint8))
+    assert not told
+    model.predict(np.full((32, 32), 900, np.uint16))
+    assert "there are uint16 pixels, those of the training were uint8" in told[0]

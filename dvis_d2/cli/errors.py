@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import functools
 import os
 import re
@@ -114,6 +115,8 @@ def _advice(error: BaseException) -> str:
         return "correct the data; `dvis check JSON IMAGES` shows all that is wrong with a file"
     if isinstance(error, ImportError):
         return "install what is missing, with the command above where there is one, and try again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on that disk; --resume goes on with what is complete"
     if isinstance(error, OSError):
         return f"correct the file or its path; a path that does not start with / is below {os.getcwd()}"
     return "correct this in the command or in the config file (--debug shows where it was noticed)"

@@ -14,11 +14,12 @@ from detectron2.utils.logger import setup_logger
 
 from .. import engine
 from ..checkpoint import DVISCheckpointer, class_names
+from ..config import packaged
 from ..engine.console import data_name
 from ..inference.visualization import draw_sheet, write_picture
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
-from .errors import launch
+from .errors import UserError, launch
 
 # options may stand between KEY VALUE pairs, and a negative value is no option
 CONFIG_PAIRS: dict = {"ignore_unknown_options": True}
@@ -138,6 +139,9 @@ def tune(num_images: int, **given: Any) -> None:
     args = program_arguments(**given)
     cfg = engine.setup_cfg(args, inference=True, tuned=False)
     engine.require_weights_and_data(cfg, args)
+    if os.path.dirname(cfg.MODEL.WEIGHTS) == str(packaged("models")):  # with others, which must not take its thresholds
+        what = f"the thresholds of {given['model']} would count for all packaged models"
+        raise UserError(f"{what}\nTo do: copy {cfg.MODEL.WEIGHTS} into a folder of your own, and tune that")
     model = engine.Trainer.build_model(cfg)
     DVISCheckpointer(model, info={"class_names": class_names(cfg, cfg.DATASETS.TEST)}).load(cfg.MODEL.WEIGHTS)
     with torch.no_grad():

@@ -6,18 +6,21 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import torch
 from detectron2.config import get_cfg
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .. import engine
 from ..api import Model, load
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
+from ..safe_io import replacing
 from .errors import UserError
 from .networks import CONFIG_PAIRS, check_pairs, program_arguments
 
@@ -60,7 +63,7 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     else:
         args = program_arguments(opts, config_file=config_file)
         network = Model.from_config(engine.setup_cfg(args, inference=True))
-    options = {key: given[key] for key in ("confidence_threshold", "scale")}
+    options = {key: given[key] for key in ("confidence_threshold", "scale")} | {"opts": opts}
     if predict_sources(network, sources, output, given["save"], category_ids, **options):
         click.get_current_context().exit(1)
 
@@ -70,6 +73,7 @@ def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
     folder, there = os.path.join(os.path.realpath(output), ""), os.listdir(output) if os.path.isdir(output) else []
     inside = [source.path for source in sources if os.path.realpath(source.path).startswith(folder)]
     for wrong, what in (
+        (not output, "'' is no folder"),  # say, of a shell's variable that is not set
         (os.path.exists(output) and not os.path.isdir(output), "is a file: a folder is needed"),
         (inside, f"holds an input, {inside[:1]}"),
         (there and not resume, "is not empty; --resume goes on in the folder of a run"),
@@ -88,23 +92,37 @@ def predict_sources(
     *,
     confidence_threshold: float = 0.5,
     scale: float | None = None,
+    opts: Sequence[str] = (),
 ) -> list[str]:
     """Predict what is not complete, write the tables, and print a summary; the paths that could not be read.
 
-    `category_ids`: by class name, by default from 1 on. UserError if one is missing, if `output` is of another run, or
-    on Ctrl-C, which ends a camera's film in order.
+    `category_ids`: by class name, by default from 1 on; `opts`: what changed the model's config. UserError if a class
+    has no id, if `output` is of another run, and on Ctrl-C, which ends a camera's film in order.
     """
     names = model.class_names
     if missing := set(names) - (category_ids or dict.fromkeys(names, 0)).keys():
         raise UserError(f"the COCO file has no categories {sorted(missing)}\nTo do: add them, or give the image files")
     categories = [(category_ids[name] if category_ids else k, name) for k, name in enumerate(names, start=1)]
-    settings = {"save": sorted(formats), "confidence threshold": confidence_threshold, "scale": scale}
+    settings: dict = {"save": sorted(formats), "confidence threshold": confidence_threshold, "scale": scale}
     settings |= {f"input {source.name}": os.path.realpath(source.path) for source in sources}
-    _settle(output, settings | {"weights": os.path.abspath(model.cfg.MODEL.WEIGHTS)})
+    weights = os.path.abspath(model.cfg.MODEL.WEIGHTS)
+    changed = time.ctime(os.path.getmtime(weights)) if os.path.exists(weights) else ""
+    options: dict = {"confidence_threshold": confidence_threshold, "scale": scale}
+    with _held(output, settings | {"weights": weights, "weights written on": changed, "options": [*opts]}):
+        return _predict_all(model, sources, output, formats, categories, options)
+
+
+def _predict_all(
+    model: Model,
+    sources: Sequence[Source],
+    output: str,
+    formats: Sequence[str],
+    categories: Sequence[tuple[int, str]],
+    options: dict,
+) -> list[str]:
     failed: list[str] = []
     images, objects = 0, 0
-    options: dict = {"confidence_threshold": confidence_threshold, "scale": scale}
-    panel = functools.partial(model.draw_panel, confidence_threshold=confidence_threshold)
+    panel = functools.partial(model.draw_panel, confidence_threshold=options["confidence_threshold"])
     todo = [source for source in sources if not record_path(output, source).exists()]
     with tqdm(total=len(todo), unit="image") as bar:
         for source in todo:
@@ -133,15 +151,23 @@ def predict_sources(
     return failed
 
 
-def _settle(output: str, settings: dict) -> None:
-    """Write down what makes a run, or compare it with the one that began in this folder."""
+@contextlib.contextmanager
+def _held(output: str, settings: dict) -> Iterator[None]:
+    """Hold a folder for one run, and write down what makes it, or compare that with the run that began there."""
     path = Path(output, STATE, "run.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for rest in path.parent.glob("*.part*"):  # of a run that was killed
-        rest.unlink()
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for key, value in settings.items():
-        if before.get(key, value) != value:
-            what = f"{output} is of a run with {key} {before[key]}, not {value}"
-            raise UserError(f"{what}\nTo do: give the same, or a new folder after -o")
-    path.write_text(json.dumps(before | settings), encoding="utf-8")
+    try:
+        lock = FileLock(path.with_name("lock")).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is writing into {output}\nTo do: wait for it, or give a new folder") from None
+    with lock:
+        for rest in path.parent.glob("*.part*"):  # of a run that was killed
+            rest.unlink()
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for key, value in settings.items():
+            if before.get(key, value) != value:
+                what = f"{output} is of a run with {key} {before[key]}, not {value}"
+                raise UserError(f"{what}\nTo do: give the same, or a new folder after -o")
+        with replacing(path) as file:
+            file.write(json.dumps(before | settings).encode())
+        yield

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-import torch
 
 
 class CroppedMasks:
@@ -28,9 +27,9 @@ class CroppedMasks:
             raise ValueError(f"a box leaves the image of {self.image_size} (height, width)")
 
     @classmethod
-    def from_masks(cls, masks: np.ndarray | torch.Tensor) -> "CroppedMasks":
-        """Of whole masks, bool (K, H, W), with tight boxes; empty masks get empty boxes."""
-        array = masks.detach().cpu().numpy() if isinstance(masks, torch.Tensor) else np.asarray(masks)
+    def from_masks(cls, masks: Any) -> "CroppedMasks":
+        """Of whole masks, bool (K, H, W), array or tensor, with tight boxes; empty masks get empty boxes."""
+        array = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
         boxes = np.array([tight_box(mask) for mask in array], dtype=np.int64).reshape(-1, 4)
         crops = [mask[y0:y1, x0:x1].copy() for mask, (x0, y0, x1, y1) in zip(array, boxes, strict=True)]
         return cls(array.shape[1:], boxes, crops)
@@ -50,7 +49,7 @@ class CroppedMasks:
             x0, y0, x1, y1 = self.boxes[index]
             mask[y0:y1, x0:x1] = self.crops[index]
             return mask
-        chosen = np.arange(len(self))[index.cpu().numpy() if isinstance(index, torch.Tensor) else index]
+        chosen = np.arange(len(self))[index.cpu().numpy() if hasattr(index, "detach") else index]
         return CroppedMasks(self.image_size, self.boxes[chosen], [self.crops[k] for k in chosen])
 
     def numpy(self) -> np.ndarray:

@@ -50,6 +50,8 @@ def convert_folder(
     """
     source, output = Path(source), Path(output_dir, CONVERTED)
     train, val = output / "train.json", output / "val.json"
+    if not (output / LOCK).exists() and (train.exists() or val.exists()):
+        raise FormatError(f"{output} has annotations of its own, which would be overwritten", "give another --output")
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / LOCK, f"another process to read {source}"):
         info = read_json(train)["info"] if train.exists() else {}

@@ -42,7 +42,7 @@ class ImageWindows(contextlib.AbstractContextManager):
             if page is None and (pages := source.info.pages) > 1:
                 what = f"image {self._name} has {pages} pages; of it, and of others like it, the first is read"
                 log_first_n(logging.WARNING, what, name=__name__)
-            self.shape = source.info.height, source.info.width  # (H, W)
+            self.shape, self.dtype = (source.info.height, source.info.width), source.info.dtype  # (H, W), of the file
             self.stored, self._convert = source.read, _fit(source.read, self.shape, normalize)
             self.close = stack.pop_all().close
 

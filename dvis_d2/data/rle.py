@@ -4,6 +4,7 @@ pycocotools believes what it is given: an RLE whose counts are cut by one charac
 comes out of a file is therefore decoded here first. Runs go down the columns, the first of them is background.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -66,19 +67,20 @@ def _decompress(counts: str | bytes) -> np.ndarray:
     """COCO's string: 5 bits a character, lowest first, one more for "goes on"; from the fourth on, a run is stored as
     its difference to the one before the last."""
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+    if not text or re.search(rb"[^0-o]", text) or text[-1] >= 48 + 32:
         raise ValueError("its counts are no whole COCO string" + _cause(counts))
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
+    if re.search(rb"[P-o]{7}", text):
         raise ValueError("its counts hold a number of more than 32 bits")
-    places = np.arange(len(codes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((codes & 31) << 5 * places, starts)
-    runs -= (codes[ends] >> 4 & 1) << 5 * lengths  # the sign
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
+    codes = np.frombuffer(text, np.uint8) - np.uint8(48)
+    ends = (codes < 32).nonzero()[0]
+    starts = np.zeros_like(ends)
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    places = np.arange(len(codes)) - starts.repeat(lengths)
+    runs = np.add.reduceat((codes & 31).astype(np.int64) << 5 * places, starts)
+    runs -= (codes[ends] >> 4 & 1).astype(np.int64) << 5 * lengths  # the sign
+    for part in runs[1::2], runs[2::2]:
+        part.cumsum(out=part)
     return runs
 
 

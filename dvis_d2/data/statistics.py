@@ -1,5 +1,6 @@
-"""What a network's training data are like: the sizes of images and objects, and their number."""
+"""What a network's training data are like: the sizes of images and objects, their number, the type of the pixels."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 
 from .annotations import read_annotations, to_rle
+from .image_io import probe_image
 from .rle import checked_runs
 
+MAX_HEADERS = 100  # of image files that are read, evenly chosen
 MAX_LABEL_FILES = 200  # opened at most, evenly chosen, where masks are stored in files
 
 
@@ -30,6 +33,8 @@ class DataStatistics:
     scale: float = 0.0
     scale_range: tuple[float, ...] = (0, 0)
     canvas: float = 0.0  # longest side of 95 % of the images then, in network pixels
+    dtypes: tuple[str, ...] = ()  # of the stored pixels, "uint8", "uint16", ...
+    normalize: str = ""  # INPUT.NORMALIZE
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists, as JSON and PyTorch's checkpoints have them."""
@@ -75,8 +80,24 @@ def training_statistics(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -
     scales = np.array([resize_factor(cfg, size) for size in sizes])
     low, scale, high = _quantiles(scales, 0.05, 0.5, 0.95)
     (canvas,) = _quantiles(scales * [max(size) for size in sizes], 0.95)
-    found = data_statistics(dataset_dicts)
-    return dataclasses.replace(found, scale=scale, scale_range=(low, high), canvas=canvas)
+    dtypes = set()
+    for dataset_dict in dataset_dicts[:: math.ceil(len(dataset_dicts) / MAX_HEADERS) or 1]:
+        with contextlib.suppress(OSError, ValueError):  # who reads the pixels tells
+            dtypes.add(probe_image(dataset_dict["file_name"]).dtype)
+    values: dict[str, Any] = {"scale": scale, "scale_range": (low, high), "canvas": canvas}
+    values |= {"dtypes": tuple(sorted(dtypes)), "normalize": cfg.INPUT.NORMALIZE}
+    return dataclasses.replace(data_statistics(dataset_dicts), **values)
+
+
+def other_pixels(statistics: DataStatistics | None, dtype: str, normalize: str) -> str:
+    """What to warn of where pixels of `dtype` become other 8 bits, by INPUT.NORMALIZE, than those of the training."""
+    known, plain = set(statistics.dtypes if statistics else ()), {"uint8", "bool"}
+    found = f"there are {dtype} pixels, those of the training were {', '.join(sorted(known))}"
+    if normalize == "none" and known and known <= plain and dtype not in plain:
+        return f"{found}, and nothing stretches them: INPUT.NORMALIZE auto does"
+    if normalize == "auto" and known and not known & plain and dtype in plain:
+        return f"{found} and stretched: INPUT.NORMALIZE percentile stretches these too"
+    return ""
 
 
 def resize_factor(cfg: CfgNode, size: tuple[int, int]) -> float:

@@ -233,12 +233,13 @@ def _field_problems(annotation: dict, image_ids: set[int], category_ids: set[int
     """Of all fields but the segmentation."""
     box, area, crowd = (annotation.get(key) for key in ("bbox", "area", "iscrowd"))
     missing = [key for key in ("bbox", "area", "iscrowd") if annotation.get(key) is None]
+    extent = min(box[2:]) if is_box(box) else None
     return {
         NO_IMAGE: _unknown(annotation, "image_id", image_ids),
         "annotations of a category that does not exist": _unknown(annotation, "category_id", category_ids),
         "annotations without bbox, area or iscrowd": missing and f"has no {', '.join(missing)}",
-        "boxes that are not four numbers": box is not None and not is_box(box) and f"has bbox {box!r}",
-        "boxes without extent": is_box(box) and min(box[2:]) <= 0 and f"has bbox {box}",
+        "boxes that are not four numbers": box is not None and extent is None and f"has bbox {box!r}",
+        "boxes without extent": extent is not None and extent <= 0 and f"has bbox {box}",
         "areas that are no number": area is not None and not is_number(area) and f"has area {area!r}",
         "areas of 0 or less": is_number(area) and area <= 0 and f"has area {area:g}",
         "iscrowd that is neither 0 nor 1": crowd not in (None, 0, 1) and f"has iscrowd {crowd!r}",

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -36,6 +38,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             "or torchrun's --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to use the CPU"
         )
     limit = time_limit()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of all that it ends
     try:
         if not torchrun:
             machines = (args.num_machines, args.machine_rank)
@@ -62,6 +65,10 @@ def train(args: argparse.Namespace) -> tuple[CfgNode, dict]:
     cfg = setup_cfg(args)
     quiet = getattr(args, "quiet", False)
     with output_folder(cfg.OUTPUT_DIR, resume=args.resume) if comm.is_main_process() else contextlib.nullcontext():
+        saved = Path(cfg.OUTPUT_DIR, "config.yaml")
+        if args.config_file and not args.resume and saved.is_file() and saved.samefile(args.config_file):
+            if saved.read_text(encoding="utf-8") != cfg.dump():
+                raise FileExistsError(f"{saved} would be overwritten by the training's\ngive another OUTPUT_DIR")
         setup_training(cfg, args, quiet)
         trainer = Trainer(cfg)
         if quiet and comm.is_main_process():

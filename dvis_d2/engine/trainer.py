@@ -159,9 +159,15 @@ class Trainer(DefaultTrainer):
         if not isinstance(model, DVIS):
             return super().test(cfg, model, evaluators)
         network = TiledInference(cfg, model, statistics)
-        build_test_loader = functools.partial(cls.build_test_loader, scale_of=network.scale_of)
-        builders = SimpleNamespace(build_test_loader=build_test_loader, build_evaluator=cls.build_evaluator)
-        return DefaultTrainer.test.__func__(builders, cfg, network, evaluators)
+        names = {data_name(name): name for name in cfg.DATASETS.TEST}  # Detectron2 logs what it is given
+        shown = cfg.clone()
+        shown.defrost()
+        shown.DATASETS.TEST = tuple(names)
+        builders = SimpleNamespace(
+            build_test_loader=lambda _, name: cls.build_test_loader(cfg, names[name], scale_of=network.scale_of),
+            build_evaluator=lambda _, name: cls.build_evaluator(cfg, names[name]),
+        )
+        return DefaultTrainer.test.__func__(builders, shown, network, evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict:

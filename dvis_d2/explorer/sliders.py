@@ -8,13 +8,13 @@ from detectron2.config import CfgNode
 from ..tuning.thresholds import CHOICES, GROUPING_KEYS, HEAD_KEYS, UNBOUNDED, check_thresholds, current_thresholds
 
 SCORE = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
-MOST_VALUES = 8  # bandwidths, or link thresholds, at once
+MOST_VALUES = 8  # of a list, at once
 SHARE, LABELS = (0.0, 1.0, 0.01), (0.0, 3.0, 0.01)  # from, to, step of a slider
-RANGES = {"BANDWIDTHS": (0.05, 2.0, 0.01), "LINK_THRESHOLDS": (0.01, 1.0, 0.01), "MIN_PART_RATIO": (0.0, 0.5, 0.01)}
+RANGES = {"BANDWIDTHS": (0.05, 2.0, 0.01), "MIN_PART_RATIO": (0.0, 0.5, 0.01)}
 TEXTS = {
     "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": "foreground from label",
     "MODEL.MEAN_SHIFT.BANDWIDTHS": "bandwidths",
-    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": "link thresholds",
+    "MODEL.MEAN_SHIFT.STEP_THRESHOLD": "step between labels",
     "MODEL.MEAN_SHIFT.CANDIDATES": "candidates",
     "MODEL.MEAN_SHIFT.MIN_PART_RATIO": "smallest part",
     "MODEL.MEAN_SHIFT.NMS_THRESH": "duplicate proposals from IoU",
@@ -29,7 +29,8 @@ TEXTS = {
 def controls(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For every tunable key, in the order of `TEXTS`: "key", "text", "value", "grouping" (it needs a new grouping), and
     either "choices" or "range"."""
-    keys = [*TEXTS, *(key for key in (*GROUPING_KEYS, *HEAD_KEYS) if key not in TEXTS)]
+    named = [key for key in TEXTS if key in values]
+    keys = [*named, *(key for key in (*GROUPING_KEYS, *HEAD_KEYS) if key not in named)]
     rows = []
     for key in keys:
         name = key.rpartition(".")[2]

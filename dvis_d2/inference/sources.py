@@ -114,14 +114,15 @@ def _read_coco(path: str) -> tuple[list[Source], dict[str, int]]:
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
-    """The stem of every file; of those that share one, the path below their common folder."""
+    """The stem of every file; of those that share one, the path below their common folder. None is another one's with
+    the number of a page."""
     shared = Counter(Path(path).stem.casefold() for path in paths)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
     names: dict[str, str] = {}
     for path in paths:
         name = Path(path).stem
         name = re.sub(r"[\\/.]+", "_", os.path.relpath(path, top)) if shared[name.casefold()] > 1 else name
-        while name.casefold() in names:
+        while name.casefold() in names or re.sub(r"_\d{6}$", "", name.casefold()) in shared.keys() - {name.casefold()}:
             name += "_"
         names[name.casefold()] = name
     return list(names.values())

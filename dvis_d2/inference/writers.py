@@ -98,7 +98,12 @@ class SourceWriter:
         if self._stack is not None:
             self._stack.close()
         if self._video is not None:
-            self._video.release()
+            self._video.release()  # which says nothing of a full disk
+            written = cv2.VideoCapture(next(p for p in self._places if p.endswith(".mp4"))).get(
+                cv2.CAP_PROP_FRAME_COUNT
+            )
+            if error is None and written < self.images:
+                raise OSError(f"the video of {self._source.path} could not be written: is the disk full?")
         for aside, place in reversed(self._places.items()):  # the record is the first one
             if error is None:
                 os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -142,7 +147,8 @@ def write_tables(
 
     if "csv" in formats:
         with replacing(os.path.join(output, "measurements.csv")) as file:
-            table = csv.DictWriter(codecs.getwriter("utf-8")(file), ("image", "frame", *MEASUREMENTS))
+            text = codecs.getwriter("utf-8")(file, "backslashreplace")  # names of files may be no Unicode
+            table = csv.DictWriter(text, ("image", "frame", *MEASUREMENTS))
             table.writeheader()
             for record in records():
                 table.writerows({"image": record["path"], "frame": record["frame"]} | row for row in record["rows"])

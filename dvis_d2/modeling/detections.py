@@ -3,9 +3,11 @@
 Shapes: K proposals of one image, C classes, (h, w) the label map's grid.
 """
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import numpy as np
+
+from .arrays import on_host
 from .masks import mask_nms, matrix_nms
 from .options import check_range
 
@@ -13,23 +15,24 @@ NMS_KINDS = ("hard", "matrix")
 MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
 
 
+@on_host
 def detect(
-    masks: Tensor,
-    ious: Tensor,
-    class_probs: Tensor,
+    masks: Any,
+    ious: Any,
+    class_probs: Any,
     *,
     alpha: float,
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
     nms: str = "hard",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Any, Any, Any]:
     """The detections among the proposals: a proposal is one of its best class, and one of every other class that is at
     least `score_threshold` probable, as in Fast R-CNN. The score is alpha * IoU + (1 - alpha) * class probability
     (supplement 4).
 
     Args:
-        masks, ious, class_probs: bool (K, h, w); predicted, float (K,) and (K, C) in [0, 1].
+        masks, ious, class_probs: bool (K, h, w); predicted, float (K,) and (K, C) in [0, 1]. Arrays or tensors.
         alpha: weight of the IoU, in [0, 1].
         score_threshold: detections with a lower score are dropped; with "matrix", a lower score after the decay.
         nms_threshold: mask IoU above which the worse of two of a class is dropped; "hard" alone reads it.
@@ -41,18 +44,18 @@ def detect(
     """
     check_range(0, 1, alpha=alpha, score_threshold=score_threshold)
     check_range(max_detections=max_detections)
-    highest = class_probs.amax(dim=1, keepdim=True)
-    rows, classes = ((class_probs >= score_threshold) | (class_probs == highest)).nonzero(as_tuple=True)
+    highest = class_probs.max(axis=1, keepdims=True)
+    rows, classes = np.nonzero((class_probs >= score_threshold) | (class_probs == highest))
     scores = alpha * ious[rows] + (1 - alpha) * class_probs[rows, classes]
     if len(scores) > (limit := max(MAX_CANDIDATES, 2 * max_detections)):
-        best = torch.argsort(scores.nan_to_num(nan=-1), descending=True)[:limit].sort().values
+        best = np.sort(np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[:limit])
         rows, classes, scores = rows[best], classes[best], scores[best]
     # without those below the threshold: they are the last of all, so they suppress nothing
-    likely = (scores >= score_threshold) & torch.isfinite(scores)
+    likely = (scores >= score_threshold) & np.isfinite(scores)
     rows, classes, scores = rows[likely], classes[likely], scores[likely]
     if nms == "matrix":
         scores = matrix_nms(masks[rows], scores, classes)
-        kept = torch.argsort(scores, descending=True, stable=True)
+        kept = np.argsort(-scores, kind="stable")
         kept = kept[scores[kept] >= score_threshold]
     else:
         kept = mask_nms(masks[rows], scores, nms_threshold, classes)

@@ -1,5 +1,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -81,11 +82,13 @@ class DVIS(GeneralizedRCNN):
         do_postprocess: bool = True,
         *,
         intermediate: bool = False,
+        cropped: bool = False,
     ) -> list[dict] | list[Instances]:
         """Of dicts with ``"image"`` (C, H, W), and ``"height"``, ``"width"`` of the output, one dict an image:
         ``"instances"`` with ``pred_boxes``, ``scores`` in [0, 1], ``pred_classes`` and ``pred_masks`` bool (K, height,
-        width), best first; with ``intermediate`` also ``"label_map"`` float (h, w), after the ReLU, ``"levels"`` int64
-        (h, w), see :class:`Grouping`, and ``"proposals"``, on the network's input.
+        width), or, if they are to be ``cropped``, :class:`CroppedMasks`, best first; with ``intermediate`` also
+        ``"label_map"`` float (h, w), after the ReLU, ``"levels"`` int64 (h, w), see :class:`Grouping`, and
+        ``"proposals"``, on the network's input.
 
         Without ``do_postprocess`` the detections on the network's input, for :meth:`DVISROIHeads.postprocess`. Boxes
         that are given have no proposals here: NotImplementedError. Images that would be padded differently alone run
@@ -97,10 +100,11 @@ class DVIS(GeneralizedRCNN):
         for i, x in enumerate(batched_inputs):
             groups[tuple(-(-side // divisor) for side in x["image"].shape[-2:])].append(i)
         if len(groups) > 1:
+            options: Any = {"intermediate": intermediate, "cropped": cropped}
             results: list = [None] * len(batched_inputs)
             for group in groups.values():
                 inputs = [batched_inputs[i] for i in group]
-                found = self.inference(inputs, do_postprocess=do_postprocess, intermediate=intermediate)
+                found = self.inference(inputs, do_postprocess=do_postprocess, **options)
                 for i, result in zip(group, found, strict=True):
                     results[i] = result
             return results
@@ -112,10 +116,10 @@ class DVIS(GeneralizedRCNN):
         results, _ = self.roi_heads(images, features, proposals)
         if not do_postprocess:
             return results
-        outputs = [
-            {"instances": self.roi_heads.postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
-            for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
-        ]
+        outputs = []
+        for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True):
+            wanted = x.get("height", size[0]), x.get("width", size[1])
+            outputs.append({"instances": self.roi_heads.postprocess(result, *wanted, cropped=cropped)})
         if intermediate:
             stride = self.proposal_generator.stride
             for output, label_map, found, props in zip(outputs, label_maps, groupings, proposals, strict=True):

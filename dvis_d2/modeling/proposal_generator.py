@@ -11,12 +11,12 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from .criterion import VariationalCriterion
-from .grouping import Grouping, group_label_map, soft_membership
+from .grouping import Grouping, group_label_map
 from .label_head import LabelMapHead
-from .masks import mask_boxes
+from .mask_pasting import paste_masks
+from .masks import proposal_boxes
 from .options import check_range
 
-BOX_MARGIN = 0.2  # of the authors
 CAPPED = "{} = {} is reached: an image, or a tile of one, may hold more objects, which are lost. Raise it"
 WEAK_PROPOSAL = 0.25  # rank score below which proposals of the nuclei were duplicates of better ones
 
@@ -115,14 +115,22 @@ def make_proposals(
 ) -> Instances:
     """Proposals of one image, with the fields of :meth:`MeanShiftProposer.forward`, from masks bool (K, h, w) and soft
     masks float (K, h, w) on the label map's grid and scores float (K,)."""
-    boxes = Boxes(mask_boxes(masks) * stride)
-    boxes.clip(image_size)
-    low, high = boxes.tensor.split(2, dim=1)
-    margin = (high - low) * (BOX_MARGIN / 2)
-    roi_boxes = Boxes(torch.cat([low - margin, high + margin], dim=1))
-    roi_boxes.clip(image_size)
+    boxes, roi_boxes = map(Boxes, proposal_boxes(masks, stride, image_size))
     fields = {"objectness_logits": scores, "proposal_masks": masks, "soft_masks": soft}
     return Instances(image_size, proposal_boxes=boxes, roi_boxes=roi_boxes, **fields)
+
+
+def refined_proposals(proposals: Instances, mask_probs: Tensor, *, stride: int) -> Instances:
+    """The mask head's masks of one image's proposals, with their fields; empty ones are left out. Its masks are better
+    than the label map's, so their IoU, class and mask are easier to tell. ``mask_probs`` float (K, M, M) in [0, 1] lie
+    inside their ``roi_boxes``; ``stride`` is the label map's, in pixels."""
+    grid = height, width = proposals.proposal_masks.shape[1:]
+    boxes, canvas = proposals.roi_boxes.tensor, (height * stride, width * stride)
+    drawn = paste_masks(mask_probs, boxes, image_size=canvas, output_size=grid).numpy()
+    masks = torch.from_numpy(drawn).to(boxes.device)
+    found = masks.flatten(1).any(dim=1)
+    masks, scores = masks[found], proposals.objectness_logits[found]
+    return make_proposals(masks, masks.float(), scores, image_size=proposals.image_size, stride=stride)
 
 
 def training_proposals(
@@ -141,6 +149,15 @@ def training_proposals(
     values = weights @ label_map.flatten() / weights.sum(dim=1)
     soft = soft_membership(label_map, perturbed, values)
     return torch.cat([own.masks[kept], perturbed]), torch.cat([own.soft[kept], soft])
+
+
+def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
+    """How far labels f, float (h, w), agree with the values, float (K,), of instances with masks bool (K, h, w):
+    clamp(1 - |f - value|, 0, 1), float32 (K, h, w); zero where f is not finite, and beyond the mask dilated by one cell
+    (8 neighbors): the falling edge serves the upsampling, and other objects of the same value do not leak in."""
+    soft = (1 - (label_map.float() - values.float()[:, None, None]).abs()).clamp(0, 1).nan_to_num(0.0)
+    near = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)[:, 0] if len(masks) else masks
+    return soft * near
 
 
 def perturb_masks(masks: Tensor, instance_ids: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from ..data.cropped_masks import CroppedMasks
 from .detections import NMS_KINDS, detect
-from .mask_pasting import MASK_SOURCES, final_masks, refined_proposals
-from .masks import mask_boxes, mask_iou
+from .mask_pasting import MASK_SOURCES, final_masks
+from .masks import mask_iou
 from .options import check_range
-from .proposal_generator import CAPPED
+from .proposal_generator import CAPPED, refined_proposals
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
 LIKELY, FOR_AP = 0.5, 0.2  # the score of what likely is an object; score thresholds up to here are not a user's
@@ -225,27 +226,27 @@ class DVISROIHeads(ROIHeads):
         """float32 (K, M, M) in [0, 1] of every image: the mask head's output inside the ``roi_boxes``."""
         return self._mask_logits(features, proposals).sigmoid().split([len(props) for props in proposals])
 
-    def postprocess(self, result: Instances, height: int, width: int) -> Instances:
+    def postprocess(self, result: Instances, height: int, width: int, *, cropped: bool = False) -> Instances:
         """Detections of one image at the output's size, with ``pred_masks`` bool (K, height, width), or
-        :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, and tight ``pred_boxes``; a detection whose
-        mask is empty is dropped."""
-        step = max(1, MAX_WHOLE_MASKS // (height * width))
-        found = [self._draw(result[k : k + step], (height, width)) for k in range(0, max(1, len(result)), step)]
-        for part in found if len(found) > 1 else ():
-            part.pred_masks = CroppedMasks.from_masks(part.pred_masks)
-        return Instances.cat(found)
+        :class:`CroppedMasks` where that is more than `MAX_WHOLE_MASKS`, or if these are wanted, and tight
+        ``pred_boxes``; a detection whose mask is empty is dropped."""
+        masks = self.draw_masks(result, (height, width))
+        found = np.flatnonzero(masks.boxes[:, 2])
+        result, drawn = result[torch.from_numpy(found).to(result.scores.device)], masks[found]
+        whole = not cropped and len(found) * height * width <= MAX_WHOLE_MASKS
+        return Instances(
+            (height, width),
+            pred_boxes=Boxes(result.scores.new_tensor(drawn.boxes)),
+            scores=result.scores,
+            pred_classes=result.pred_classes,
+            pred_masks=torch.from_numpy(drawn.numpy()).to(result.scores.device) if whole else drawn,
+        )
 
-    def draw_masks(self, result: Instances, size: tuple[int, int]) -> Tensor:
-        """:func:`final_masks` of one image's detections, bool (K, height, width)."""
+    def draw_masks(self, result: Instances, size: tuple[int, int]) -> CroppedMasks:
+        """:func:`final_masks` of one image's detections."""
         drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
         sizes = {"image_size": result.image_size, "output_size": size}
         return final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
-
-    def _draw(self, result: Instances, size: tuple[int, int]) -> Instances:
-        masks = self.draw_masks(result, size)
-        boxes = Boxes(mask_boxes(masks))
-        found = {"scores": result.scores, "pred_classes": result.pred_classes, "pred_masks": masks}
-        return Instances(size, pred_boxes=boxes, **found)[boxes.nonempty()]
 
     def _with_verdicts(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         cls_logits, ious = self._class_and_iou(features, proposals)

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from ..data import DVISDatasetMapper
-from ..data.annotations import encode_masks
 from ..modeling.grouping import Grouping
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
@@ -115,7 +114,7 @@ class StoredPredictions:
         new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in codes]
         if new:
             masks = heads.draw_masks(proposals[new], image.output_size)
-            codes |= zip(((source, row) for row in new), encode_masks(masks), strict=True)
+            codes |= zip(((source, row) for row in new), masks.to_rle(), strict=True)
         found = [
             {"image_id": image.image_id, "category_id": category, "segmentation": codes[source, row], "score": score}
             for row, category, score in zip(rows.tolist(), classes.tolist(), scores.tolist(), strict=True)

@@ -27,10 +27,10 @@ GRID: dict[str, tuple] = {
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0.5, 0.3, 0.4, 0.6, 0.7),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.05, 0.0, 0.1, 0.2),
     "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": (1.0, 0.3, 0.5, 0.75, 1.25, 1.5),
-    "MODEL.MEAN_SHIFT.CANDIDATES": (list(SOURCES), ["levels"], ["parts", "linked"], ["levels", "parts"]),
+    "MODEL.MEAN_SHIFT.CANDIDATES": (list(SOURCES), ["levels"], ["regions"]),
     "MODEL.MEAN_SHIFT.BANDWIDTHS": ([0.9, 0.4], [0.9], [0.4], [0.25], [0.4, 0.25], [0.9, 0.4, 0.25], [0.4, 0.15]),
     "MODEL.MEAN_SHIFT.MIN_PART_RATIO": (0.05, 0.0, 0.1, 0.25),
-    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": ([0.25], [0.03], [0.05], [0.1], [0.15], [0.4], [0.05, 0.1, 0.2]),
+    "MODEL.MEAN_SHIFT.STEP_THRESHOLD": (0.2, 0.05, 0.1, 0.3, 0.5),
     "MODEL.MEAN_SHIFT.NMS_THRESH": (0.8, 0.7, 0.9, 0.95),
 }
 MIN_GAIN = 0.1  # AP points by which a value must beat the present one: below, it is a coin toss

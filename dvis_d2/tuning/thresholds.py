@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ..config import RENAMED_KEYS, flat, nested
+from ..config import flat, nested, renew
 from ..modeling.candidates import SOURCES
 from ..modeling.detections import NMS_KINDS
 from ..modeling.mask_pasting import MASK_SOURCES
@@ -21,7 +21,7 @@ from ..safe_io import parse_yaml, replacing
 
 FILE_NAME = "thresholds.yaml"
 # The tunable keys, with the argument of `group_label_map` or the attribute of `DVISROIHeads` that each one sets.
-_GROUPING = ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "CANDIDATES", "LINK_THRESHOLDS", "MIN_PART_RATIO")
+_GROUPING = ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "CANDIDATES", "STEP_THRESHOLD", "MIN_PART_RATIO")
 GROUPING_KEYS = {f"MODEL.MEAN_SHIFT.{name}": name.lower() for name in _GROUPING}
 GROUPING_KEYS["MODEL.MEAN_SHIFT.NMS_THRESH"] = "nms_threshold"
 HEAD_KEYS = {f"MODEL.DVIS_ROI_HEADS.{name}": name.lower() for name in ("ALPHA", "MASK_SOURCE", "NMS")} | {
@@ -34,7 +34,7 @@ CHOICES = {  # for the values of these keys, or the members of their lists
     "MODEL.DVIS_ROI_HEADS.NMS": NMS_KINDS,
 }
 # the others are shares and scores
-UNBOUNDED = {f"MODEL.MEAN_SHIFT.{name}" for name in ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "LINK_THRESHOLDS")}
+UNBOUNDED = {f"MODEL.MEAN_SHIFT.{name}" for name in ("BANDWIDTHS", "FOREGROUND_THRESHOLD", "STEP_THRESHOLD")}
 
 
 def current_thresholds(cfg: CfgNode) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def merge_tuned_thresholds(cfg: CfgNode, opts: Sequence[str] = ()) -> dict[str, 
     if not weights or "://" in weights or not os.path.isfile(path):
         return {}
     with open(path, "rb") as f:
-        stored = {RENAMED_KEYS.get(key, key): value for key, value in flat(parse_yaml(f.read(), path))}
+        stored = renew(dict(flat(parse_yaml(f.read(), path))))
     tunable = GROUPING_KEYS | HEAD_KEYS
     if unknown := sorted(stored.keys() - tunable.keys()):
         advice = f"remove it; the keys are {', '.join(tunable)}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dvis_d2.modeling.grouping import group_label_map
-from dvis_d2.modeling.masks import upsample_soft_masks
+from dvis_d2.modeling.mask_pasting import upsample_soft_masks
 from dvis_d2.modeling.mean_shift import mean_shift_1d_batched
 
 from ..tables import markdown_table

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from dvis_d2.cli import main
 from dvis_d2.cli.networks import program_arguments, summarize
+from dvis_d2.config import packaged
 from dvis_d2.engine import Trainer
 from dvis_d2.tuning import search
 
@@ -51,7 +52,7 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
     config = (out / "config.yaml").read_bytes()
     output = dvis("eval", *args, "OUTPUT_DIR", out, *weights, cwd=tmp_path)
-    assert "copypaste: AP,AP50" in output and "Task: segm" in output
+    assert "copypaste: AP,AP50" in output and "Task: segm" in output and "custom_val" not in output
     assert (out / "config.yaml").read_bytes() == config  # of the training
 
     # the saved config alone is enough to draw: it names the classes
@@ -102,3 +103,15 @@ def test_tune_writes_the_thresholds_beside_the_weights(tune, tmp_path, capsys):
 def test_tune_names_weights_that_are_not_there(tune):
     result = CliRunner().invoke(main, [*tune[:-1], "nowhere.pth"])
     assert result.exit_code == 2 and "nowhere.pth" in result.stderr
+
+
+def test_tuning_does_not_write_beside_packaged_models(tiny_coco):
+    before = sorted(packaged("models").iterdir())
+    content = json.loads(tiny_coco[0].read_text())
+    kinds = ("disc", "square", "triangle", "ring", "star")
+    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(kinds, content["categories"][0]["id"])]
+    tiny_coco[0].write_text(json.dumps(content))
+    data = ["--val-json", str(tiny_coco[0]), "--val-images", str(tiny_coco[1])]
+    result = CliRunner().invoke(main, ["tune", "--model", "shapes", *data])
+    assert result.exit_code == 2 and "would count for all packaged models" in result.stderr
+    assert sorted(packaged("models").iterdir()) == before

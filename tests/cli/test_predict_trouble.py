@@ -1,7 +1,9 @@
 """What `dvis predict` does about wrong arguments, unreadable files, and an end before the end."""
 
+import errno
 import os
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import tifffile
 
 from dvis_d2.inference.writers import STATE
 
-from .bright import TWO, files, picture, run
+from .bright import TWO, files, picture, run, write_video
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_an_output_that_is_a_file_or_holds_other_things_is_refused(images, model
     for out, says in ((images / "a.png", "is a file"), (images, "holds an input"), (full, "not empty")):
         assert says in run(images, "-o", out, code=2)
     assert "not a run's folder" in run(images, "-o", full, "--resume", code=2)
+    assert "'' is no folder" in run(images, "-o", "", code=2)
     link = tmp_path / "link"
     link.symlink_to(images)
     assert "holds an input" in run(images / "a.png", "-o", link, "--resume", code=2)
@@ -51,6 +54,59 @@ def test_two_inputs_of_one_name_get_two_outputs(images, model, tmp_path):
     run(images / "a.png", other / "a.png", "-o", tmp_path / "out")
     assert files(tmp_path / "out") == ["labels/in_a_png.tif", "labels/more_a_png.tif"]
     assert (tifffile.imread(tmp_path / "out/labels/more_a_png.tif") > 0).sum() == 400
+
+
+def test_pages_and_files_of_one_name_get_each_their_own(images, model, tmp_path):
+    tifffile.imwrite(images / "none.tif", np.stack([picture(TWO), picture(TWO[:1])]), photometric="rgb")
+    (images / "none.png").rename(images / "none_000001.png")
+    run(images, "-o", tmp_path / "out", "--save", "png")
+    assert files(tmp_path / "out/png") == [f"{n}.png" for n in ("a", "b", "none_000001", "none_000001_", "none_000002")]
+    assert cv2.imread(str(tmp_path / "out/png/none_000001.png"), cv2.IMREAD_UNCHANGED).max() == 2
+
+
+def test_names_of_any_bytes_are_kept_and_tables_are_text(images, model, tmp_path):
+    name = b"x\xff $HOME {a}\n.png"
+    shutil.copy(os.fsencode(images / "a.png"), os.path.join(os.fsencode(images), name))
+    run(images, "-o", tmp_path / "out", "--save", "csv", "--save", "labels")
+    assert os.fsdecode(name[:-4] + b".tif") in os.listdir(tmp_path / "out/labels")
+    assert "x\\udcff $HOME {a}\n.png" in (tmp_path / "out/measurements.csv").read_text()
+
+
+def test_two_runs_do_not_write_into_one_folder(images, model, tmp_path):
+    out, found = tmp_path / "out", model.detect
+
+    def meanwhile(*args, **options):
+        model.detect = found
+        assert "another run" in run(images, "-o", out, "--resume", code=2)
+        return found(*args, **options)
+
+    model.detect = meanwhile
+    run(images, "-o", out)
+    assert run(images, "-o", out, "--resume")
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_half(images, model, tmp_path, monkeypatch):
+    def full(self, *args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    output = run(images, "-o", tmp_path / "out", code=2)
+    assert "No space left" in output and "make room" in output and files(tmp_path / "out") == []
+
+
+def test_a_video_that_lacks_frames_is_no_result(model, tmp_path, monkeypatch):
+    film = write_video(tmp_path / "film.mp4")  # OpenCV says nothing where it cannot write a frame
+    video, frames = cv2.VideoWriter, iter(range(9))
+
+    def full(*arguments):
+        own = video(*arguments)
+        write = lambda frame: own.write(frame) if next(frames) else None  # noqa: E731
+        return SimpleNamespace(isOpened=own.isOpened, release=own.release, write=write)
+
+    full.fourcc = video.fourcc
+    monkeypatch.setattr(cv2, "VideoWriter", full)
+    output = run(film, "-o", tmp_path / "out", "--save", "overlay", code=2)
+    assert "film.mp4 could not be written" in output and files(tmp_path / "out") == []
 
 
 def test_one_unreadable_file_is_named_and_the_others_are_done(images, model, tmp_path):
@@ -97,7 +153,7 @@ def test_what_is_incomplete_is_done_again(images, model, tmp_path):
 def test_another_run_does_not_mix_with_this_one(images, model, tmp_path):
     out = tmp_path / "out"
     run(images, "-o", out)
-    for options in (["--save", "csv"], ["--confidence-threshold", "0.7"], ["--scale", "2"]):
+    for options in (["--save", "csv"], ["--confidence-threshold", "0.7"], ["--scale", "2"], ["SEED", "7"]):
         assert "is of a run with" in run(images, "-o", out, "--resume", *options, code=2)
     other = tmp_path / "more"
     shutil.copytree(images, other)

@@ -83,6 +83,16 @@ def test_a_folder_that_holds_its_own_trainings_is_read_without_them(tiny_coco, t
         Image.new("RGB", (8, 8)).save(output / "sheet.png")
 
 
+@pytest.mark.parametrize("name", ["train.json", "val.json"])
+def test_annotations_of_the_users_are_not_overwritten(name, tiny_coco, tmp_path):
+    own = tmp_path / "data" / name  # where a training into the current folder would put its own
+    own.parent.mkdir()
+    own.write_text(tiny_coco[0].read_text())
+    with pytest.raises(FormatError, match="overwritten"):
+        convert_folder(tiny_coco[0].parent, tmp_path)
+    assert own.read_text() == tiny_coco[0].read_text() and [p.name for p in own.parent.iterdir()] == [name]
+
+
 def test_a_test_part_is_left_alone(tiny_coco, tmp_path):
     cases.label_folders(tiny_coco, tmp_path / "set", ("train", "test"))
     done = convert_folder(tmp_path / "set", tmp_path / "out")

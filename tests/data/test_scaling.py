@@ -58,4 +58,4 @@ def test_an_image_far_from_the_training_is_one_warning(cfg, statistics, caplog):
         for _ in range(3):
             inference_scale(cfg, statistics, (4000, 5000))
     (record,) = caplog.records
-    assert "5000 x 4000" in record.message and "INPUT.SCALE" in record.message
+    assert "5000 x 4000" in record.getMessage() and "INPUT.SCALE" in record.getMessage()

@@ -1,6 +1,7 @@
 import json
 import math
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -9,7 +10,13 @@ from detectron2.data import DatasetCatalog
 
 from dvis_d2 import add_dvis_config
 from dvis_d2.data import register_coco_json
-from dvis_d2.data.statistics import DataStatistics, data_statistics, resize_factor, training_statistics
+from dvis_d2.data.statistics import (
+    DataStatistics,
+    data_statistics,
+    other_pixels,
+    resize_factor,
+    training_statistics,
+)
 
 
 @pytest.fixture
@@ -88,3 +95,29 @@ def test_a_training_adds_its_scale(cfg):
     cfg.INPUT.MIN_SIZE_TEST = 80
     found = training_statistics(cfg, [image(height=h) for h in (40, 40, 80)])
     assert found.scale == 2 and found.scale_range == pytest.approx((1.1, 2)) and found.canvas == 180
+
+
+def test_a_training_adds_the_type_of_its_pixels(cfg, tmp_path):
+    cfg.INPUT.NORMALIZE = "none"
+    for name, dtype in ("a", np.uint8), ("b", np.uint16):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((40, 90), dtype))
+    found = training_statistics(cfg, [image() | {"file_name": str(tmp_path / f"{name}.png")} for name in "abc"])
+    assert found.dtypes == ("uint16", "uint8") and found.normalize == "none"
+
+
+@pytest.mark.parametrize(
+    ("of_training", "dtype", "normalize", "warning"),
+    [
+        (["uint8"], "uint16", "none", "nothing stretches"),
+        (["uint8"], "uint16", "auto", ""),
+        (["uint16"], "uint16", "none", ""),
+        (["uint16"], "uint8", "auto", "NORMALIZE percentile"),
+        (["uint16"], "uint8", "percentile", ""),
+        (["uint16", "uint8"], "uint8", "auto", ""),
+        ([], "uint16", "none", ""),
+    ],
+)
+def test_pixels_that_become_other_values_than_the_trainings_are_told(of_training, dtype, normalize, warning):
+    found = other_pixels(DataStatistics.from_dict({"dtypes": of_training}), dtype, normalize)
+    assert warning in found and bool(warning) == bool(found)
+    assert other_pixels(None, dtype, normalize) == ""  # of a checkpoint without statistics

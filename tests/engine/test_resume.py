@@ -93,3 +93,12 @@ def test_the_lock_goes_with_the_training(tmp_path):
     with pytest.raises(KeyError), output_folder(str(tmp_path), resume=False):
         raise KeyError
     FileLock(tmp_path / ".training.lock").acquire(timeout=0).lock.release()
+
+
+def test_a_config_of_the_users_is_not_overwritten(tiny_args, tmp_path):
+    own = tmp_path / "config.yaml"
+    own.write_text(f"_BASE_: {tiny_args[1]}  # mine\n")
+    args = argument_parser().parse_args(["--config-file", str(own), *tiny_args[2:], "OUTPUT_DIR", str(tmp_path)])
+    with pytest.raises(FileExistsError, match="would be overwritten"):
+        train(args)
+    assert own.read_text().endswith("# mine\n")

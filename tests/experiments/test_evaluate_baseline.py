@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dvis_d2.modeling.grouping import group_label_map
-from dvis_d2.tuning import StoredPredictions, current_thresholds
+from dvis_d2.tuning import StoredPredictions
+from dvis_d2.tuning.predictions import ImageFeatures
 from experiments import evaluate_baseline
 
 ALPHA = "MODEL.DVIS_ROI_HEADS.ALPHA"
@@ -38,26 +39,21 @@ def test_each_half_is_detected_in_with_what_was_tuned_on_the_other(run, perfect)
     assert result["images"] == len(ids)
 
 
-def test_the_baseline_links_every_neighbor_and_is_reported_beside_the_network(run, perfect):
+def test_the_baseline_is_reported_beside_the_network(run, perfect):
     def detections(self, thresholds):
-        labels_used = thresholds[evaluate_baseline.CANDIDATES] != ["linked"]
-        assert labels_used or thresholds[evaluate_baseline.LINK_THRESHOLDS] == [1e9]
+        labels_used = thresholds[evaluate_baseline.CANDIDATES] != ["regions"]
         return [perfect[image.image_id] if labels_used else [] for image in self.images]
 
     result = run(detections)
     assert [round(result["network"][k]) for k in ("AP", "AP50", "AP75")] == [100, 100, 100]
-    assert result["foreground components"]["AP"] == 0
+    assert result["foreground alone"]["AP"] == 0
 
 
-def test_the_baseline_does_not_depend_on_the_labels(tiny_cfg):
-    """Two touching objects with labels far apart are one component."""
-    start = current_thresholds(tiny_cfg) | evaluate_baseline.COMPONENTS
+def test_the_baseline_does_not_depend_on_the_labels():
+    """Two touching objects with labels far apart are one region."""
     label_map = torch.zeros(1, 8, 8)
     label_map[:, 2:6, 1:4], label_map[:, 2:6, 4:7] = 2.0, 40.0
-    (grouping,) = group_label_map(
-        label_map,
-        candidates=start[evaluate_baseline.CANDIDATES],
-        link_thresholds=start[evaluate_baseline.LINK_THRESHOLDS],
-        foreground_threshold=1.0,
-    )
+    image = ImageFeatures(0, {}, label_map, (8, 8), (8, 8))
+    alone = evaluate_baseline.without_labels(image, 1.0).label_map
+    (grouping,) = group_label_map(alone, candidates=["regions"], foreground_threshold=1.0)
     assert len(grouping.masks) == 1 and grouping.masks[0].sum() == 24

@@ -46,9 +46,9 @@ def test_the_program_prints_the_case_and_exits_with_1(monkeypatch, capsys):
 
 def test_flooding_and_damage():
 
-    labels = np.float32([[2.0, 2.2, 0.0], [2.6, 2.4, 2.0]])
-    assert {np.frombuffer(mask, bool).tolist().__str__() for mask in components(labels, 0.25)} == {
-        "[True, True, False, True, True, False]",
+    labels = np.float32([[2.0, 2.2, 0.0], [2.6, 0.0, 2.0]])
+    assert {np.frombuffer(mask, bool).tolist().__str__() for mask in components(labels)} == {
+        "[True, True, False, True, False, False]",
         "[False, False, False, False, False, True]",
     }
     for seed in range(50):

@@ -178,5 +178,5 @@ def test_a_cap_that_cuts_off_objects_is_one_warning_that_names_the_key(
         for _ in range(2):
             found = TiledInference(tiny_cfg, model).predict(cv2.imread(str(tiny_coco[1] / "0.png")))
     assert len(found["instances"]) == 4  # the caps are full
-    messages = [record.message for record in caplog.records if "is reached" in record.message]
+    messages = [message for message in caplog.messages if "is reached" in message]
     assert [message.split(" is reached")[0] for message in messages] == keys

@@ -1,4 +1,4 @@
-"""Trained weights of earlier versions load and find what they found then."""
+"""Trained weights of earlier versions load: label maps are what they were, and objects are found by today's regions."""
 
 import json
 from argparse import Namespace
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "assets" / "checkpoint_0.1.0"
 OBJECTS = dict(num_objects=(1, 3), bars=0.0, texture=False, object_size=(18.0, 30.0), min_visible=0.7)
 
 
-def test_a_checkpoint_of_0_1_0_finds_what_it_found():
+def test_a_checkpoint_of_0_1_0_loads_and_finds_objects_as_before():
     opts = ["MODEL.WEIGHTS", str(FOLDER / "model_final.pth"), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"]
     opts += ["MODEL.DEVICE", "cpu"]
     predictor = DVISPredictor(setup_cfg(Namespace(config_file=str(FOLDER / "config.yaml"), opts=opts), inference=True))
@@ -43,8 +43,9 @@ def load(tmp_path, text):
 
 
 def test_a_config_of_0_1_0_is_read_by_the_new_names(tmp_path):
-    cfg = load(tmp_path, "MODEL: {MEAN_SHIFT: {READINGS: [parts], CRUMB_RATIO: 0.2}, ASPP: {NORM: GN}}\n")
-    assert cfg.MODEL.MEAN_SHIFT.CANDIDATES == ["parts"] and cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO == 0.2
+    mean_shift = "{READINGS: [parts, linked], LINK_THRESHOLDS: [0.1], CRUMB_RATIO: 0.2}"
+    cfg = load(tmp_path, f"MODEL: {{MEAN_SHIFT: {mean_shift}, ASPP: {{NORM: GN}}}}\n")
+    assert cfg.MODEL.MEAN_SHIFT.CANDIDATES == ["regions"] and cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO == 0.2
     assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
 
 

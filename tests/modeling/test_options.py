@@ -35,7 +35,7 @@ def test_a_range_has_its_ends_and_neither_nan_nor_infinity():
         ("min_part_ratio", -0.1),
         ("min_area", -1),
         ("max_proposals", -1),
-        ("link_thresholds", [0.2, -0.2]),
+        ("step_threshold", -0.2),
         ("foreground_threshold", math.nan),
         ("bandwidths", [0.4, 0.0]),
     ],

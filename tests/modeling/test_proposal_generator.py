@@ -10,7 +10,7 @@ from dvis_d2.modeling.meta_arch import instance_masks
 from dvis_d2.modeling.proposal_generator import perturb_masks
 from dvis_d2.modeling.proposal_generator import training_proposals as sample_training_proposals
 
-GROUPING = dict(max_proposals=100, bandwidths=(0.9, 0.4), candidates=("levels", "parts"), min_area=2)
+GROUPING = dict(max_proposals=100, bandwidths=(0.9, 0.4), candidates=("levels", "regions"), min_area=2)
 
 
 class FixedHead(torch.nn.Module):

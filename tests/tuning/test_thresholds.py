@@ -119,7 +119,7 @@ def test_an_unusable_file_is_named(weights, thresholds, named):
         "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1.5}}",
         "MODEL: {ROI_HEADS: {NMS_THRESH_TEST: -0.1}}",
         "MODEL: {MEAN_SHIFT: {BANDWIDTHS: [.inf]}}",
-        "MODEL: {MEAN_SHIFT: {LINK_THRESHOLDS: [[0.1]]}}",
+        "MODEL: {MEAN_SHIFT: {STEP_THRESHOLD: [[0.1]]}}",
         "MODEL: !!python/object/apply:os.system [exit 3]",
         "{" * 3000,
     ],
@@ -140,9 +140,16 @@ def test_thresholds_of_the_command_line_are_checked_too():
 
 def test_keys_of_version_0_1_0_are_read_by_their_new_names(weights):
     path = os.path.join(os.path.dirname(weights), FILE_NAME)
-    write_thresholds(path, {"MODEL.MEAN_SHIFT.READINGS": ["linked"], "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.2})
+    write_thresholds(
+        path,
+        {
+            "MODEL.MEAN_SHIFT.READINGS": ["linked"],
+            "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": [0.1],
+            "MODEL.MEAN_SHIFT.CRUMB_RATIO": 0.2,
+        },
+    )
     cfg = setup("MODEL.WEIGHTS", weights, "MODEL.MEAN_SHIFT.MIN_PART_RATIO", "0.3")
-    assert cfg.MODEL.MEAN_SHIFT.CANDIDATES == ["linked"]
+    assert cfg.MODEL.MEAN_SHIFT.CANDIDATES == ["regions"]
     assert cfg.MODEL.MEAN_SHIFT.MIN_PART_RATIO == 0.3  # the command line still comes first
 
 
@@ -150,8 +157,8 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
     values = {
         "MODEL.MEAN_SHIFT.BANDWIDTHS": [0.31],
         "MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD": 0.41,
-        "MODEL.MEAN_SHIFT.CANDIDATES": ["linked"],
-        "MODEL.MEAN_SHIFT.LINK_THRESHOLDS": [0.11, 0.2],
+        "MODEL.MEAN_SHIFT.CANDIDATES": ["regions"],
+        "MODEL.MEAN_SHIFT.STEP_THRESHOLD": 0.11,
         "MODEL.MEAN_SHIFT.MIN_PART_RATIO": 0.12,
         "MODEL.MEAN_SHIFT.NMS_THRESH": 0.71,
         "MODEL.DVIS_ROI_HEADS.ALPHA": 0.13,
@@ -169,7 +176,7 @@ def test_a_model_given_thresholds_equals_one_built_with_them(tiny_cfg):
     built = Trainer.build_model(tiny_cfg)
     for model in (given, built):  # lists and tuples mean the same to the grouping
         grouping = model.proposal_generator.grouping
-        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "candidates", "link_thresholds")}
+        grouping |= {name: tuple(grouping[name]) for name in ("bandwidths", "candidates")}
     assert given.proposal_generator.grouping == built.proposal_generator.grouping
     for name in HEAD_KEYS.values():
         assert getattr(given.roi_heads, name) == getattr(built.roi_heads, name)
