@@ -44,11 +44,14 @@ EXTRAS_REQUIRE = {
     # what dvis_d2.runtime needs beside NumPy, SciPy, OpenCV, Pillow and tifffile, and what writes its files
     "runtime": ["onnxruntime>=1.20"],
     "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    # the page of `dvis explore`
+    "explore": ["starlette>=0.37", "uvicorn>=0.30"],
     "dev": [
         "pytest>=7.4",
         "pytest-timeout>=2.1",
         "hypothesis>=6.60",
         "scikit-learn>=1.2",
+        "playwright>=1.49",  # with a Chromium of the system
         "ruff>=0.6",
         "mypy>=1.10",
         "pre-commit>=3.5",
@@ -70,7 +73,12 @@ setup(
     packages=[*find_packages(include=["dvis_d2", "dvis_d2.*"]), "dvis_d2.configs", "dvis_d2.models"],
     # configs/ and models/ of the checkout are dvis_d2/configs and dvis_d2/models of the wheel
     package_dir={"dvis_d2.configs": "configs", "dvis_d2.models": "models"},
-    package_data={"dvis_d2.configs": ["*.yaml", "*/*.yaml"], "dvis_d2.models": ["*.safetensors", "*.md"]},
+    package_data={
+        "dvis_d2.configs": ["*.yaml", "*/*.yaml"],
+        "dvis_d2.explorer": ["static/*"],
+        "dvis_d2.report": ["static/*"],
+        "dvis_d2.models": ["*.safetensors", "*.md"],
+    },
     entry_points={"console_scripts": ["dvis = dvis_d2.cli:main"]},
     # Detectron2 is not listed: it is not on PyPI under its name. dvis_d2 names the command that installs it.
     install_requires=INSTALL_REQUIRES,

@@ -18,6 +18,7 @@ from dvis_d2.api import Model
 from dvis_d2.cli.errors import run_program
 from dvis_d2.cli.predict import check_output, predict_sources
 from dvis_d2.engine import setup_cfg
+from dvis_d2.inference.colors import LastingColors
 from dvis_d2.inference.overlay import write_picture
 from dvis_d2.inference.sources import Source, find_sources
 
@@ -40,8 +41,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def show(model: Model, camera: Source, confidence_threshold: float) -> None:
     """What a camera sees, in a window."""
+    colors = LastingColors()
     for frame in camera.frames():
-        picture = np.asarray(model.predict(frame.image, confidence_threshold=confidence_threshold).plot())
+        result = model.predict(frame.image, confidence_threshold=confidence_threshold)
+        picture = np.asarray(result.plot(colors(result.masks)))
         try:
             cv2.imshow("dvis_d2", picture[:, :, ::-1])
         except cv2.error:

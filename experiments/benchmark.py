@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure parts: ``python -m experiments.benchmark {loss,mean-shift,inference,predict,export,train} ...``.
+"""Measure the parts of the method: ``python -m experiments.benchmark NAME ...``.
 
 Prints a table, and as its last line one JSON object. Every benchmark is a module of ``experiments.benchmarks`` with
 ``add_arguments(parser)`` and ``run(args) -> dict``; only the one that is asked for is imported.
@@ -12,7 +12,7 @@ import importlib
 import json
 from collections.abc import Sequence
 
-BENCHMARKS = ("loss", "mean-shift", "inference", "predict", "export", "train")
+BENCHMARKS = ("loss", "mean-shift", "inference", "predict", "export", "explore", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

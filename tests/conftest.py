@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -76,6 +77,34 @@ def tiny_coco(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path, folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A folder with two pictures of four shapes and their annotations, drawn.json; and model.safetensors."""
+    folder = tmp_path_factory.mktemp("drawn")
+    import pycocotools.mask as mask_util
+
+    from dvis_d2.data.shapes import draw_image
+    from dvis_d2.data.shapes_render import CLASS_NAMES
+
+    images, annotations = [], []
+    for number in (5, 6):
+        options = {"num_objects": (4, 4), "bars": 0.0, "copies": 0.0, "texture": False, "min_visible": 0.9}
+        image, masks, classes, _ = draw_image(np.random.default_rng(number), **options)
+        cv2.imwrite(str(folder / f"{number}.png"), image[:, :, ::-1])
+        images.append({"id": number, "file_name": f"{number}.png", "height": 128, "width": 128})
+        for mask, kind in zip(masks, classes, strict=True):
+            rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+            own = {"id": len(annotations) + 1, "image_id": number, "category_id": kind + 1, "iscrowd": 0}
+            box, area = mask_util.toBbox(rle).tolist(), int(mask.sum())
+            segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+            annotations.append(own | {"bbox": box, "area": area, "segmentation": segmentation})
+    categories = [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, start=1)]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "drawn.json").write_text(json.dumps(data))
+    shutil.copy(ROOT / "models/shapes.safetensors", folder / "model.safetensors")
+    return folder
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ def test_the_wheel_has_the_program_and_every_config(tmp_path):
         names = set(file.namelist())
         program = next(file.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     configs = {f"dvis_d2/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert configs <= names and "dvis_d2/cli/__init__.py" in names and "dvis = dvis_d2.cli:main" in program
+    static = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dvis_d2").glob("*/static/*")}
+    assert configs | static <= names and "dvis_d2/cli/__init__.py" in names and "dvis = dvis_d2.cli:main" in program
     assert {name.partition("/")[0] for name in names} == {"dvis_d2", f"dvis_d2-{dvis_d2.__version__}.dist-info"}
 
 

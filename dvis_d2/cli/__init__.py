@@ -12,9 +12,11 @@ except ImportError as error:
 
 from .datasets import check, convert
 from .errors import UserErrors
+from .explore import explore
 from .export import export
 from .networks import evaluate, train, tune
 from .predict import predict
+from .report import report
 
 
 @click.group("dvis", cls=UserErrors)
@@ -24,5 +26,5 @@ def main(debug: bool) -> None:
     """Instance segmentation by a variational loss: train, evaluate, predict, and look after data."""
 
 
-for command in (train, evaluate, predict, export, tune, check, convert):
+for command in (train, evaluate, predict, explore, report, export, tune, check, convert):
     main.add_command(command)

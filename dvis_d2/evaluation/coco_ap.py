@@ -23,8 +23,9 @@ def evaluate_coco(
     *,
     use_cats: bool = True,
     max_dets: Sequence[int] | None = None,
+    areas: tuple[float, float] = (0, 1e10),
 ) -> COCOeval_faster:
-    """Compare masks with the ground truth, over objects of all sizes.
+    """Compare masks with the ground truth, over objects of all sizes, or with areas in pixels from one to another.
 
     Results are dicts with "image_id", "category_id", "segmentation" (RLE at the image's size) and "score"; further
     keys, and results on other images than `image_ids` (None: all), do not count. Without `use_cats` any mask may be any
@@ -45,7 +46,7 @@ def evaluate_coco(
         evaluator = COCOeval_faster(coco, coco.loadRes(counted) if counted else COCO(), "segm", separate_eval=True)
     evaluator.params.imgIds = sorted(wanted)
     evaluator.params.useCats = int(use_cats)
-    evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(areas)], ["all"]
     evaluator.params.maxDets = list(max_dets or [most_detections(counted)])
     evaluator.evaluate()
     evaluator.accumulate()

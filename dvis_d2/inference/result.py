@@ -108,10 +108,12 @@ class Result:
             raise ValueError(f"{self} is too large for a picture\nsave other forms, or cut the image")
         return self.image
 
-    def plot(self) -> Image.Image:
-        """The image with its objects drawn on it; class names and scores where they are few."""
+    def plot(self, colors: np.ndarray | None = None) -> Image.Image:
+        """The image with its objects drawn on it, with class names and scores where there is room. `colors`: (K, 3), 0
+        to 255 in RGB; by default neighbors have different ones. Of a film, take those of
+        :class:`.colors.LastingColors`."""
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        return Image.fromarray(draw_overlay(self.whole_image(), self.masks, captions))
+        return Image.fromarray(draw_overlay(self.whole_image(), self.masks, captions, colors))
 
     def to_instances(self) -> Any:
         """Detectron2's ``Instances``, on the CPU; ``pred_masks`` bool (K, H, W)."""

@@ -32,7 +32,7 @@ class TiledInference(Tiling, nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         whole = [x for x in batched_inputs if "scale" not in x]
-        with self._caps(self.expected_objects()):
+        with self.caps(self.expected_objects()):
             outputs = iter(self.model(whole) if whole else ())
         return [
             self.predict(x["image"].permute(1, 2, 0).numpy(), scale=x["scale"]) if "scale" in x else next(outputs)
@@ -57,7 +57,7 @@ class TiledInference(Tiling, nn.Module):
     def run(self, pixels: np.ndarray, size: tuple[int, int], expected: int, extras: bool) -> tuple[Found, dict]:
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         inputs = {"image": tensor, "height": size[0], "width": size[1]}
-        with self._caps(expected):
+        with self.caps(expected):
             output = self.model.inference([inputs], intermediate=extras, cropped=True)[0]
         instances = output.pop("instances").to("cpu")
         masks = instances.pred_masks
@@ -65,7 +65,7 @@ class TiledInference(Tiling, nn.Module):
         return Found(masks, instances.scores.float().numpy(), instances.pred_classes.numpy()), output
 
     @contextlib.contextmanager
-    def _caps(self, expected: int) -> Iterator[None]:
+    def caps(self, expected: int) -> Iterator[None]:
         """``TEST.DETECTIONS_PER_IMAGE`` and ``MEAN_SHIFT.MAX_PROPOSALS`` not below the objects that are expected."""
         heads, grouping = self.model.roi_heads, self.model.proposal_generator.grouping
         before = heads.max_detections, grouping["max_proposals"]

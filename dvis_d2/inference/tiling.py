@@ -36,10 +36,11 @@ class Tiling:
     def scale_of(self, size: tuple[int, int]) -> float | None:
         """Network pixels an image pixel of an image of `size` (height, width); None: it is resized for the test."""
         scale = self.scale or inference_scale(self.cfg, self.statistics, size)
-        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self._is_large(size, scale)
+        same = scale and math.isclose(scale, resize_factor(self.cfg, size)) and not self.is_large(size, scale)
         return None if same else scale
 
-    def _is_large(self, size: tuple[int, int], scale: float) -> bool:
+    def is_large(self, size: tuple[int, int], scale: float) -> bool:
+        """Whether an image of this size is read in tiles."""
         tile, _ = self.tile_size(scale)
         return bool(tile) and max(scaled_size(size, scale)) > tile
 
@@ -49,7 +50,7 @@ class Tiling:
         read as a whole."""
         size = int(image.shape[0]), int(image.shape[1])
         scale = scale or self.scale_of(size)
-        if scale and self._is_large(size, scale):
+        if scale and self.is_large(size, scale):
             return self._tiled(image, size, scale), {}
         pixels = _read(image, 0, size[0], 0, size[1])
         wanted = scaled_size(size, scale) if scale else size_for_test(self.cfg, size)

@@ -20,6 +20,7 @@ import tifffile
 from PIL import Image
 
 from ..safe_io import replacing
+from .colors import LastingColors
 from .overlay import write_picture
 from .result import MEASUREMENTS, Result
 from .sources import Frame, Source
@@ -49,6 +50,7 @@ class SourceWriter:
         self._record = open(self._path(STATE, ".jsonl"), "w", encoding="utf-8")
         self._stack: tifffile.TiffWriter | None = None
         self._video: cv2.VideoWriter | None = None
+        self._colors = LastingColors()
 
     def add(self, frame: Frame, result: Result, panel: Callable[[np.ndarray], np.ndarray]) -> None:
         """Write the next frame; `panel` draws it if need be. OSError where that fails; ValueError: too many objects."""
@@ -73,7 +75,7 @@ class SourceWriter:
             for number in range(1, len(result) + 1):
                 Image.fromarray(result.masks[number - 1]).save(self._path("masks", f"{end}/{number:04d}.png"))
         if "overlay" in wanted and source.is_video:
-            self._add_to_video(np.asarray(result.plot()), frame.fps)
+            self._add_to_video(np.asarray(result.plot(self._colors(result.masks))), frame.fps)
         elif "overlay" in wanted:
             write_picture(self._path("overlay", f"{end}.png"), np.asarray(result.plot()))
         if "panel" in wanted:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from ..data import DVISDatasetMapper
+from ..modeling.grouping import Grouping
 from ..modeling.meta_arch import DVIS
 from .thresholds import GROUPING_KEYS, apply_thresholds
 
@@ -59,6 +60,27 @@ def stored_images(cfg: CfgNode, model: DVIS, *, num_images: int) -> list[ImageFe
     return predict_images(model, loader)
 
 
+@torch.no_grad()
+def group_image(model: DVIS, image: ImageFeatures) -> Grouping:
+    """The grouping of a stored image by the model's present thresholds."""
+    # of the images only their sizes are read
+    sizes = ImageList(torch.empty(0), [image.image_size])
+    return model.proposal_generator.group(image.label_map.to(model.device), sizes)[0]
+
+
+@torch.no_grad()
+def verify_image(model: DVIS, image: ImageFeatures, grouping: Grouping) -> Instances:
+    """What the heads say of its proposals: :meth:`DVISROIHeads.verify`, with ``mask_probs`` and ``pred_boxes``, which
+    detections need."""
+    heads = model.roi_heads
+    proposals = model.proposal_generator.to_proposals([grouping], ImageList(torch.empty(0), [image.image_size]))
+    features = [image.features[name].to(model.device).float() for name in heads.in_features]
+    proposals = heads.verify(features, proposals)
+    proposals[0].mask_probs = heads.mask_probs(features, proposals)[0]
+    proposals[0].pred_boxes = proposals[0].roi_boxes
+    return proposals[0]
+
+
 class StoredPredictions:
     """Detections of stored images for any thresholds. The model's own thresholds change as they are tried."""
 
@@ -83,17 +105,8 @@ class StoredPredictions:
             self._grouping = grouping
         return [self._detect(*verified) for verified in self._verified]
 
-    @torch.no_grad()
     def _verify(self, image: ImageFeatures) -> Instances:
-        generator, heads, device = self.model.proposal_generator, self.model.roi_heads, self.model.device
-        # of the images only their sizes are read
-        sizes = ImageList(torch.empty(0), [image.image_size])
-        proposals = generator.to_proposals(generator.group(image.label_map.to(device), sizes), sizes)
-        features = [image.features[name].to(device).float() for name in heads.in_features]
-        proposals = heads.verify(features, proposals)
-        proposals[0].mask_probs = heads.mask_probs(features, proposals)[0]
-        proposals[0].pred_boxes = proposals[0].roi_boxes
-        return proposals[0]
+        return verify_image(self.model, image, group_image(self.model, image))
 
     def _detect(self, image: ImageFeatures, proposals: Instances, codes: dict) -> list[dict]:
         heads = self.model.roi_heads

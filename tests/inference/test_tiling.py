@@ -132,7 +132,7 @@ def test_caps_follow_the_data_and_the_area_and_are_put_back(tiny_cfg, network):
     heads.max_detections, grouping["max_proposals"] = 20, 100
     tiled = TiledInference(tiny_cfg, network, STATISTICS)
     for size, caps in ((None, (40, 100)), ((10, 10), (40, 100)), ((128, 128), (160, 160))):
-        with tiled._caps(tiled.expected_objects(size)):
+        with tiled.caps(tiled.expected_objects(size)):
             assert (heads.max_detections, grouping["max_proposals"]) == caps
     assert (heads.max_detections, grouping["max_proposals"]) == (20, 100)
 

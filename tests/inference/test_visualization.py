@@ -5,6 +5,8 @@ import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from dvis_d2.data.cropped_masks import CroppedMasks
+from dvis_d2.inference.colors import LastingColors, label_colors, neighbor_colors
 from dvis_d2.inference.overlay import write_picture
 from dvis_d2.inference.visualization import (
     colorize_label_map,
@@ -41,7 +43,8 @@ def detections(masks):
 
 def proposals(masks, image_size):
     boxes = Boxes(torch.zeros(len(masks), 4))
-    return Instances(image_size, proposal_masks=masks, proposal_boxes=boxes)
+    scores = torch.linspace(1, 0.5, len(masks))
+    return Instances(image_size, proposal_masks=masks, proposal_boxes=boxes, objectness_logits=scores)
 
 
 def test_background_is_black_and_labels_differ():
@@ -71,7 +74,7 @@ def test_holes_stay_open():
     assert np.abs(drawn[11, 20].astype(int) - 128).max() > 20  # on the ring
 
 
-def test_labels_are_left_out_of_crowds():
+def test_labels_are_left_out_where_objects_are_small_and_many():
     masks = torch.zeros(20, 40, 60, dtype=torch.bool)
     masks[:, 20, 30] = True
     drawn = draw_instances(image(), detections(masks), METADATA, scale=2)
@@ -80,12 +83,59 @@ def test_labels_are_left_out_of_crowds():
     assert (drawn[far] == 128).all()
 
 
-def test_proposals_lie_where_their_cells_are():
-    masks = torch.zeros(1, 10, 15, dtype=torch.bool)
-    masks[0, 2:5, 3:6] = True
-    drawn = draw_proposals(image(), proposals(masks, (40, 60)))
-    changed = np.abs(drawn.astype(int) - 51).sum(axis=2) > 0
-    assert changed[8:20, 12:24].all() and changed.sum() == 12 * 12
+def test_captions_cover_no_other_object():
+    """Each has room above or below, but not where the other object is."""
+    masks = torch.zeros(2, 200, 200, dtype=torch.bool)
+    masks[0, 100:150, 20:180] = True
+    masks[1, 60:96, 20:180] = True
+    drawn = draw_instances(np.full((200, 200, 3), 128, np.uint8), detections(masks), METADATA)
+    black = (drawn == 0).all(axis=2)
+    assert black[150:170].any() and black[40:60].any()
+    assert not black[60:150].any()
+
+
+def test_neighbors_differ_in_color():
+    grid = [(10 * x, 10 * y, 10 * x + 9, 10 * y + 9) for y in range(10) for x in range(10)]
+    colors = neighbor_colors(np.array(grid), (100, 100)).reshape(10, 10, 3)
+    assert np.abs(np.diff(colors, axis=0)).sum(axis=2).min() > 0
+    assert np.abs(np.diff(colors, axis=1)).sum(axis=2).min() > 0
+
+
+def moving(*corners):
+    masks = np.zeros((len(corners), 40, 60), bool)
+    for mask, (x, y) in zip(masks, corners, strict=True):
+        mask[y : y + 8, x : x + 8] = True
+    return CroppedMasks.from_masks(masks)
+
+
+def test_colors_of_a_film_stay_with_their_objects():
+    colors = LastingColors()
+    first = colors(moving((2, 2), (12, 2), (40, 20)))
+    later = colors(moving((41, 22), (22, 3), (3, 2), (13, 3)))  # in another order, and one is new
+    assert np.array_equal(later[[2, 3, 0]], first)
+    assert (later[1] != later[3]).any()  # the new one differs from its neighbor
+    assert len(colors(moving())) == 0 and len(colors(moving((2, 2)))) == 1
+
+
+def test_label_colors_grow_brighter_and_mean_the_same_in_all_maps():
+    values = np.linspace(1, 5, 50)
+    lightness = cv2.cvtColor(label_colors(values, 5)[None].astype(np.uint8), cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
+    assert (np.diff(lightness) >= 0).all() and lightness[0] > 40
+    small, large = torch.tensor([[2.0]]), torch.tensor([[2.0, 6.0]])
+    assert (colorize_label_map(small, 6)[0, 0] == colorize_label_map(large)[0, 0]).all()
+    assert (colorize_label_map(small) != colorize_label_map(large)[:, :1]).any()
+
+
+def test_proposals_are_shown_by_rank_with_only_their_masks_bright():
+    masks = torch.zeros(3, 10, 15, dtype=torch.bool)
+    masks[0, 2:5, 3:6] = masks[1, 5:9, 8:12] = masks[2, 0:2, 0:2] = True
+    drawn = draw_proposals(image(400, 600), proposals(masks, (400, 600)))
+    assert drawn.shape == (400, 600, 3)
+    for y, x in ((100, 150), (100, 450), (260, 50)):  # in the first three places
+        assert (drawn[y, x] == 128).all()
+    assert (drawn[210:, 310:] == 255).all()  # the fourth is empty
+    dark = (drawn == 38).all(axis=2)
+    assert all(dark[y : y + 200, x : x + 300].mean() > 0.2 for y, x in ((0, 0), (0, 300), (200, 0)))
 
 
 def test_panel_has_five_tiles_and_six_with_ground_truth():
