@@ -40,7 +40,7 @@ def test_the_package_is_a_program(args):
 
 
 def test_every_command_explains_itself():
-    assert set(main.commands) == {"train", "eval", "predict", "tune", "check", "convert"}
+    assert set(main.commands) == {"train", "eval", "predict", "export", "tune", "check", "convert"}
     for name in main.commands:
         result = invoke(name, "--help")
         assert result.exit_code == 0 and f"Usage: dvis {name}" in result.output
