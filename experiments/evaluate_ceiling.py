@@ -33,7 +33,7 @@ from dvis_d2.modeling.mask_pasting import upsample_soft_masks
 from dvis_d2.modeling.meta_arch import downsample_instance_ids, instance_masks
 
 from .class_agnostic import METRICS, best_overlaps, class_agnostic_ap, read_coco
-from .oracle import area_coverage, interior_share, oracle_label_map, pad_to_stride
+from .oracle import area_coverage, certain_score, oracle_label_map, pad_to_stride
 from .tables import markdown_table
 
 SOURCES = ("grouping", "grid", "coverage")
@@ -110,8 +110,8 @@ def evaluate(dicts: list[dict], coco: COCO, strides: list[int], enlarge: int, re
             coverage = area_coverage(padded, len(truth), stride)
             for source, soft, scores in (
                 ("grouping", proposals.soft, proposals.scores),
-                ("grid", grid.float(), interior_share(grid)),
-                ("coverage", coverage, interior_share(grid)),
+                ("grid", grid.float(), certain_score(grid)),
+                ("coverage", coverage, certain_score(grid)),
             ):
                 masks = upsample_soft_masks(soft, stride=stride, image_size=input_size, output_size=size).to_rle()
                 results[stride][source].add(record["image_id"], masks, scores, objects)

@@ -79,10 +79,9 @@ def area_coverage(instance_ids: Tensor, num_instances: int, stride: int) -> Tens
     return coverage
 
 
-def interior_share(masks: Tensor) -> Tensor:
-    """float32 (n,): the share of neighbor pairs of the masks' (bool (n, h, w)) cells that stay inside; 0 for an
-    empty mask. The score that `group_label_map` gives a mask of perfect contrast on which all candidates
-    agree."""
+def certain_score(masks: Tensor) -> Tensor:
+    """float32 (n,): the score that `group_label_map` gives each mask, bool (n, h, w), if contrast and stability are
+    perfect; 0 for an empty one."""
+    interior = 1 - F.max_pool2d((~masks)[:, None].float(), 3, stride=1, padding=1)[:, 0]
     area = masks.flatten(1).sum(1)
-    border = (masks[:, 1:] != masks[:, :-1]).flatten(1).sum(1) + (masks[:, :, 1:] != masks[:, :, :-1]).flatten(1).sum(1)
-    return torch.where(area > 0, 1 - border / (4 * area.clamp(min=1)), 0.0)
+    return torch.where(area > 0, (1 + interior.flatten(1).sum(1) / area.clamp(min=1)) / 2, 0.0)

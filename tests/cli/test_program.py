@@ -40,11 +40,8 @@ def test_the_package_is_a_program(args):
 
 
 def test_every_command_explains_itself():
-<<<<<<< HEAD
-    assert set(main.commands) == {"train", "eval", "predict", "explore", "report", "tune", "check", "convert"}
-=======
-    assert set(main.commands) == {"train", "eval", "predict", "export", "tune", "check", "convert"}
->>>>>>> d21d595527982dfb3ca4e3568ceac6264bab3e45
+    names = {"train", "eval", "predict", "explore", "report", "export", "tune", "check", "convert"}
+    assert set(main.commands) == names
     for name in main.commands:
         result = invoke(name, "--help")
         assert result.exit_code == 0 and f"Usage: dvis {name}" in result.output

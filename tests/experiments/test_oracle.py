@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dvis_d2.modeling.grouping import group_label_map
 from dvis_d2.modeling.meta_arch import downsample_instance_ids, instance_masks
-from experiments.oracle import area_coverage, color_instances, interior_share, oracle_label_map, pad_to_stride
+from experiments.oracle import area_coverage, certain_score, color_instances, oracle_label_map, pad_to_stride
 
 
 def stripes(*columns):
@@ -69,14 +69,14 @@ def test_padding_is_ignored_and_fills_the_last_cells(size):
     assert (padded == 1).sum() == size[0] * size[1] and (padded == -1).sum() == padded.numel() - size[0] * size[1]
 
 
-def test_interior_share_is_the_score_of_a_mask_that_grouping_finds_for_certain():
+def test_the_certain_score_is_that_of_a_mask_that_grouping_finds_for_certain():
     ids = torch.zeros(16, 16, dtype=torch.int64)
     ids[2:5, 2:9] = 1
     ids[8:, 8:] = 2  # reaches the border of the map, beyond which there is no neighbor
     masks = instance_masks(ids, 3)  # 3 has no cell
-    expected = [1 - 20 / (4 * 21), 1 - 16 / (4 * 64), 0]
-    assert interior_share(masks).tolist() == pytest.approx(expected)
-    found = group_label_map(oracle_label_map(ids, reach=16)[None])[0]  # no shared label, so all candidates agree
+    expected = [(1 + 5 / 21) / 2, (1 + 49 / 64) / 2, 0]
+    assert certain_score(masks).tolist() == pytest.approx(expected)
+    found = group_label_map(oracle_label_map(ids, reach=16)[None], candidates=["levels"])[0]
     scores = {tuple(m.nonzero()[0].tolist()): s for m, s in zip(found.masks, found.scores.tolist(), strict=True)}
     assert scores[(2, 2)] == pytest.approx(expected[0]) and scores[(8, 8)] == pytest.approx(expected[1])
 
