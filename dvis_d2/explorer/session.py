@@ -38,7 +38,6 @@ from ..tuning.thresholds import (
 from .sliders import SCORE, checked, controls
 
 MAX_SIDE = 2048  # pixels of the longest side at which masks are drawn for the page
-MASKS_AT_ONCE = 1 << 26  # pixels of whole masks, a byte each, before they are cut out
 MOST_SHOWN = 100  # proposals
 VIEWS, GROUPINGS = 3, 4  # that are kept
 FIRST_SCORE = 0.5  # the least score at first, as of `dvis predict`
@@ -173,13 +172,10 @@ class Explorer:
         proposals, drawn = view.verified[name]
         with self.tiles.caps(self.tiles.expected_objects(view.picture.shape[:2])):
             rows, classes, scores = heads.detect(proposals)
-        source, (height, width) = heads.mask_source, view.drawn
-        new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in drawn]
-        step = max(1, MASKS_AT_ONCE // (height * width))
-        for first in range(0, len(new), step):
-            part = new[first : first + step]
-            masks = heads.draw_masks(proposals[part], view.drawn)
-            drawn.update(zip(((source, row) for row in part), zip(masks.boxes, masks.crops, strict=True), strict=True))
+        source = heads.mask_source
+        if new := [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in drawn]:
+            masks = heads.draw_masks(proposals[new], view.drawn)
+            drawn.update(zip(((source, row) for row in new), zip(masks.boxes, masks.crops, strict=True), strict=True))
         pieces = [drawn[source, row] for row in rows.tolist()]
         kept = [k for k, (box, _) in enumerate(pieces) if box[2] > box[0]]
         boxes = np.array([pieces[k][0] for k in kept], dtype=np.int64).reshape(-1, 4)

@@ -72,8 +72,8 @@ def group_label_map(
 
             max(0, contrast - spread) * (1 + interior) / 2 * (stability of a region | wholeness of a level)
 
-    ValueError for another shape, an unknown source of candidates, or none, no bandwidth or no link threshold, and for a
-    number out of its range.
+    ValueError for another shape, an unknown source of candidates, or none, no bandwidth, and for a number out
+    of its range.
     """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must be (N, h, w), got {tuple(label_map.shape)}")

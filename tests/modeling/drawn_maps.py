@@ -1,5 +1,6 @@
 """Drawn label maps, and groupings in a form that compares."""
 
+import numpy as np
 import torch
 
 from dvis_d2.modeling.grouping import group_label_map
@@ -27,3 +28,11 @@ def draw(*regions, size=(12, 16)):
     for value, y0, y1, x0, x1 in regions:
         label_map[y0:y1, x0:x1] = value
     return label_map
+
+
+def noisy_map(seed, height, width, noise, *, side):
+    """float32 (height, width): blocks of `side` cells with labels 0 to 4, and normal noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 5, (height // side + 1, width // side + 1)).astype(np.float32)
+    blocks = np.kron(coarse, np.ones((side, side)))[:height, :width]
+    return (blocks + rng.normal(0, noise, (height, width))).astype(np.float32)

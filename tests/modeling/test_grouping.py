@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks
@@ -12,7 +11,7 @@ from dvis_d2.modeling.grouping import group_label_map
 from dvis_d2.modeling.masks import mask_iou
 from dvis_d2.modeling.proposal_generator import soft_membership
 
-from .drawn_maps import cells, draw, group, mask_set
+from .drawn_maps import cells, draw, group, mask_set, noisy_map
 
 LEFT, RIGHT = (2, 8, 1, 6), (3, 9, 9, 15)
 
@@ -194,10 +193,7 @@ def test_negative_values_and_relu_change_nothing_but_the_background():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 24), st.integers(1, 24), st.sampled_from([0.05, 0.4, 3.0]))
 def test_any_map_gives_consistent_proposals(seed, height, width, noise):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 5, (height // 6 + 1, width // 6 + 1)).astype(np.float32)
-    label_map = np.kron(coarse, np.ones((6, 6)))[:height, :width] + rng.normal(0, noise, (height, width))
-    label_map = torch.from_numpy(label_map).float()
+    label_map = torch.from_numpy(noisy_map(seed, height, width, noise, side=6))
     found = group(label_map, candidates=SOURCES, max_proposals=12)
     assert len(found) <= 12
     assert (found.scores.diff() <= 0).all() and (found.scores >= 0).all() and (found.scores <= 1).all()

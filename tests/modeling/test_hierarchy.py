@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvis_d2.modeling.hierarchy import find_hierarchy
+from dvis_d2.modeling.hierarchy import _relief, find_hierarchy
 
-from .drawn_maps import draw
+from .drawn_maps import draw, noisy_map
 
 
 def hierarchy(labels, step_threshold=0.2, threshold=1.0):
@@ -60,8 +60,6 @@ def test_dissimilarity_by_hand():
 
 def brute_force(labels, foreground, step_threshold):
     """The hills by walking from every cell, as sets of cells."""
-    from dvis_d2.modeling.hierarchy import _relief
-
     relief = _relief(labels, foreground, step_threshold)
     hills = {}
     for start in map(tuple, np.argwhere(relief > 0)):
@@ -80,10 +78,7 @@ def brute_force(labels, foreground, step_threshold):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 14), st.integers(1, 14), st.sampled_from([0.0, 0.05, 0.5]))
 def test_any_map_has_a_tree_of_connected_regions(seed, height, width, noise):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 4, (height // 4 + 1, width // 4 + 1)).astype(np.float32)
-    labels = np.kron(coarse, np.ones((4, 4)))[:height, :width] + rng.normal(0, noise, (height, width))
-    labels = labels.astype(np.float32)
+    labels = noisy_map(seed, height, width, noise, side=4)
     foreground = labels > 0.5
     found = find_hierarchy(labels, foreground, 0.3)
     sets = region_sets(found)
