@@ -11,7 +11,7 @@ STAMP := $(VENV)/.dvis_d2-installed
 .PHONY: help install demo test test-slow lint docs wheel stats clean
 
 help:
-	@echo 'make demo        train on drawn shapes, evaluate, draw a sheet to output/demo/ (about 10 minutes, CPU)'
+	@echo 'make demo        train on drawn shapes, evaluate, draw a sheet to output/demo/ (10 to 20 minutes, CPU)'
 	@echo 'make test        run the tests'
 	@echo 'make test-slow   run the slow tests too'
 	@echo 'make lint        check style with ruff and types with mypy'

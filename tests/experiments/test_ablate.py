@@ -59,6 +59,7 @@ def test_a_wrong_list_is_refused(read, old, new, message):
         read(old, new)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_measured_again_only_if_asked(read, small_jobs):
     run = read()[2]
     assert ablate.execute([run], at_once=1) == []
@@ -70,6 +71,7 @@ def test_finished_runs_are_measured_again_only_if_asked(read, small_jobs):
     assert json.loads(run.result.read_text())["times"] > first["times"]
 
 
+@pytest.mark.slow
 def test_a_run_made_with_other_options_is_not_passed_off(read, small_jobs, capsys):
     ablate.execute(read(), at_once=2)
     changed = read("((8,1.0),)", "((6,1.0),)")
@@ -83,6 +85,7 @@ def test_one_failure_does_not_stop_the_others(read, small_jobs):
     assert runs[2].result.exists()
 
 
+@pytest.mark.slow
 def test_the_program_writes_the_table_and_counts_failures(tmp_path, small_jobs, last_json):
     path = tmp_path / "list.yaml"
     path.write_text(LIST.replace("seeds: 2", "options: [fail]"))

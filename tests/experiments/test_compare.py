@@ -140,6 +140,7 @@ def test_measured_speed_fills_the_minutes(configs, tmp_path):
 
 
 @pytest.mark.parametrize("scores, best", [((30.0, 40.0, None), 0.002), ((None, 0.0, 0.0), 0.002), ((5, 4, 3), 0.001)])
+@pytest.mark.slow
 def test_the_best_learning_rate_is_stored(configs, tmp_path, scores, best):
     rates = ("0.001", "0.002", "0.003")
     by_rate = {rate: {"segm": {"AP": ap}} for rate, ap in zip(rates, scores, strict=True)}
@@ -151,6 +152,7 @@ def test_the_best_learning_rate_is_stored(configs, tmp_path, scores, best):
     assert found["AP"] == dict(zip(rates, scores, strict=True))
 
 
+@pytest.mark.slow
 def test_the_found_rate_is_mask_rcnns_alone_and_both_train_at_once(configs, tmp_path):
     args = parse("--max-iter", "7", "8", "--seeds", "3", "4", "--opts", "wait", "wait")
     compare.compare(args, configs, tmp_path, 0.005)

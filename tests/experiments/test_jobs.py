@@ -37,6 +37,7 @@ def is_running(number):
         return False
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_not_run_again(job):
     first = job("a", "once")
     assert run_jobs([first], at_once=1)[0]["arguments"] == ["once"]
@@ -44,6 +45,7 @@ def test_a_finished_job_is_not_run_again(job):
     assert [r["arguments"] for r in run_jobs([again, job("b", "two")], at_once=2)] == [["once"], ["two"]]
 
 
+@pytest.mark.slow
 def test_so_many_at_once_with_one_thread_each(job):
     results = run_jobs([job(name, "wait") for name in "abcd"], at_once=2)
     times = [result["times"] for result in results]
@@ -59,6 +61,7 @@ def test_a_failure_shows_its_log_and_ends_the_others(job):
     assert not good.result.exists() and not (path.exists() and is_running(int(path.read_text())))
 
 
+@pytest.mark.slow
 def test_a_failure_does_not_stop_the_others_if_they_keep_going(job, capsys):
     results = run_jobs([job("bad", "fail"), job("good")], at_once=1, keep_going=True)
     assert results[0] is None and results[1]["arguments"] == []
@@ -70,6 +73,7 @@ def test_a_job_without_a_result_failed(job):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_what_ends_the_parent_ends_the_job(job, number):
     sleeper = job("a", "sleep")
     program = "import signal, sys; from pathlib import Path; from experiments.jobs import Job, run_jobs; "
