@@ -23,7 +23,7 @@ RENAMED_KEYS = {
     "MODEL.MEAN_SHIFT.READINGS": "MODEL.MEAN_SHIFT.CANDIDATES",
     "MODEL.VARIATIONAL_LOSS.PI_CENTRE": "MODEL.VARIATIONAL_LOSS.PI_CENTER",
 }
-# keys of 0.1.0 that are gone, with the value at which a model is what it is without them
+# keys of earlier versions that are gone, with the value at which a model is what it is without them
 REMOVED_KEYS = {
     "DATASETS.CLASS_AGNOSTIC": False,
     "DATASETS.SEEN_CLASSES": [],
@@ -35,6 +35,7 @@ REMOVED_KEYS = {
     "MODEL.LABEL_MAP_HEAD.INIT_STD": 0.01,
     "MODEL.VARIATIONAL_LOSS.PI_DENSITY_WEIGHTED": False,
     "MODEL.VARIATIONAL_LOSS.PI_SAME_GLOBAL": False,
+    "SOLVER.EMA_DECAY": 0.0,
     "SOLVER.LABEL_MAP_LR_FACTOR": 1.0,
     "SOLVER.ROI_HEADS_LR_FACTOR": 1.0,
     "TEST.USE_TUNED_THRESHOLDS": True,
@@ -62,7 +63,6 @@ def add_dvis_config(cfg: CN) -> None:
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW", better from scratch
     cfg.SOLVER.ACCUMULATE_STEPS = 1  # take the batch in so many parts one after another: less memory
-    cfg.SOLVER.EMA_DECAY = 0.0  # evaluate and store a moving average of the weights with this decay; 0 = none
 
     # longest side, in network pixels, of what the network sees at once of an image that is read at the training's scale
     cfg.TEST.TILE_SIZE = 1024  # larger ones are read in overlapping tiles (docs/guide/crowds.md); 0 = always whole
@@ -166,7 +166,7 @@ def merge_values(cfg: CN, values: Mapping[str, Any], name: str) -> None:
     for key in loaded.keys() & REMOVED_KEYS.keys():
         value, neutral = loaded.pop(key), REMOVED_KEYS[key]
         if value != neutral:
-            advice = f"remove the key (the result is then that of {neutral!r}), or use dvis_d2 0.1.0"
+            advice = f"remove the key (the result is then that of {neutral!r}), or use an earlier version of dvis_d2"
             raise ValueError(f"{name}: {key} is {value!r}, which no longer exists\n{advice}")
     cfg.merge_from_other_cfg(CN(nested(loaded)))
 

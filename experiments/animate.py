@@ -51,8 +51,8 @@ class Film(HookBase):
             self._add(self.trainer.iter + 1)
 
     def _add(self, iteration: int) -> None:
-        with inference_context(self.trainer.evaluated_model) as _, torch.no_grad():
-            outputs = [self.trainer.evaluated_model.inference([x], intermediate=True)[0] for x in self.inputs]
+        with inference_context(self.trainer.unwrapped_model) as _, torch.no_grad():
+            outputs = [self.trainer.unwrapped_model.inference([x], intermediate=True)[0] for x in self.inputs]
         self.frames.append((iteration, [output["label_map"].float().cpu().numpy() for output in outputs]))
 
     def write(self, path: str) -> None:

@@ -13,7 +13,6 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ..data import DVISDatasetMapper
@@ -115,32 +114,6 @@ def autocast_dtype(device_type: str) -> torch.dtype:
     return torch.float32
 
 
-class AverageWeights(HookBase):
-    """Keeps an exponential moving average of a model's weights and of its normalization statistics: the first update
-    copies the model, which is without DistributedDataParallel around it, later ones make decay * average + (1 - decay)
-    * model. A trainer's checkpoints hold the average as their model; the hook's own state is the number of updates."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        if not 0 < decay < 1:
-            raise ValueError(f"SOLVER.EMA_DECAY is {decay}: give 0 for none, or a decay between 0 and 1, say 0.999")
-        self.model = model
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-    def after_step(self):
-        self.averaged.update_parameters(self.model)
-
-    def start_from_average(self):
-        """Give the model the weights that were loaded into the average, unless both were loaded."""
-        if not self.averaged.n_averaged:
-            self.model.load_state_dict(self.averaged.module.state_dict())
-
-    def state_dict(self):
-        return {"num_updates": int(self.averaged.n_averaged)}
-
-    def load_state_dict(self, state_dict):
-        self.averaged.n_averaged.fill_(state_dict["num_updates"])
-
-
 class ExamplePicture(HookBase):
     """Every `period` steps, for TensorBoard, the panel of the first training image, as it was augmented, or, with
     `validation`, of the first validation image; the model stays as it is."""
@@ -158,7 +131,7 @@ class ExamplePicture(HookBase):
         if (self.trainer.iter + 1) % self.period:
             return
         record = self.record or self.trainer._trainer.last_batch[0]
-        model = self.trainer.evaluated_model if self.record else self.trainer.unwrapped_model
+        model = self.trainer.unwrapped_model
         with inference_context(model):
             output = model.inference([{"image": record["image"]}], intermediate=True)[0]
         image = convert_image_to_rgb(record["image"].permute(1, 2, 0), self.input_format)

@@ -29,7 +29,7 @@ from ..processes import ALONE, wait_for_all
 from ..tuning import TuneThresholds
 from .console import SlowSteps, data_name
 from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
-from .train_loop import AverageWeights, ExamplePicture, build_step
+from .train_loop import ExamplePicture, build_step
 from .validation_hook import EarlyStop, LastCheckpoints, Validation, validation_data, validation_period
 
 PRETRAINED_LR = 0.1  # docs/results/index.md has what it gains
@@ -38,10 +38,9 @@ logger = logging.getLogger(__name__)
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with AdamW, mixed precision and several processes on the CPU too, gradient accumulation,
-    averaged weights, exact resumption, and COCO evaluation.
+    exact resumption, and COCO evaluation.
 
-    `unwrapped_model` is the network in training, without DistributedDataParallel; `evaluated_model` the one that is
-    evaluated and stored: with ``SOLVER.EMA_DECAY`` the averaged one. `statistics` are those of the training data.
+    `unwrapped_model` is the network without DistributedDataParallel; `statistics` are those of the training data.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -49,7 +48,7 @@ class Trainer(DefaultTrainer):
         # its own two; the rest is as there.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        self.unwrapped_model = self.evaluated_model = model = self.build_model(cfg)
+        self.unwrapped_model = model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.statistics = training_statistics(cfg, loaded_dicts(data_loader))
@@ -57,18 +56,10 @@ class Trainer(DefaultTrainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # Detectron2 and this torch name an argument differently
             parallel = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
-        states: dict = {"trainer": weakref.proxy(self)}
-        self.averaging = None
-        if cfg.SOLVER.EMA_DECAY:
-            # after DistributedDataParallel gave all processes the first one's weights
-            self.averaging = AverageWeights(model, cfg.SOLVER.EMA_DECAY)
-            self.evaluated_model = self.averaging.averaged.module
-            states["training_model"] = model  # which a resumed run needs beside the average
-
         self._trainer = build_step(cfg, parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         info = checkpoint_info(cfg, self.statistics.to_dict())
-        self.checkpointer = DVISCheckpointer(self.evaluated_model, cfg.OUTPUT_DIR, info=info, **states)
+        self.checkpointer = DVISCheckpointer(model, cfg.OUTPUT_DIR, info=info, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -77,10 +68,8 @@ class Trainer(DefaultTrainer):
         checkpoint if the earlier one was stopped before it did."""
         fresh = not (self.cfg.MODEL.WEIGHTS or resume and self.checkpointer.has_checkpoint())
         if fresh and self.cfg.MODEL.TIMM.PRETRAINED:
-            self.evaluated_model.backbone.bottom_up.load_pretrained()
+            self.unwrapped_model.backbone.bottom_up.load_pretrained()
         super().resume_or_load(resume)
-        if self.averaging:
-            self.averaging.start_from_average()
         if self.start_iter >= self.max_iter and os.path.basename(self.checkpointer.loaded) != FINAL:
             self.checkpointer.save("model_final", iteration=self.start_iter - 1)
         set_start_iter(self.data_loader, self.start_iter)
@@ -99,10 +88,6 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         cfg, hooks, is_main = self.cfg, super().build_hooks(), comm.is_main_process()
-        if self.averaging:
-            if cfg.TEST.PRECISE_BN.ENABLED:
-                raise ValueError("TEST.PRECISE_BN is for the weights in training: turn it or SOLVER.EMA_DECAY off")
-            hooks.insert(0, self.averaging)
         if cfg.VIS_PERIOD > 0 and is_main:
             hooks.insert(-1, ExamplePicture(cfg, cfg.VIS_PERIOD))  # before the writers
         hooks = [LastCheckpoints(h.checkpointer, h.period) if type(h) is PeriodicCheckpointer else h for h in hooks]
@@ -134,10 +119,10 @@ class Trainer(DefaultTrainer):
 
     def _test(self, cfg: CfgNode) -> dict:
         if comm.get_world_size() > 1:  # each has normalization statistics of its own images; the first one's are stored
-            for buffer in self.evaluated_model.buffers():
+            for buffer in self.unwrapped_model.buffers():
                 dist.broadcast(buffer, src=0)
         with contextlib.redirect_stdout(io.StringIO()) as printed:  # by COCO's tools; the log has the tables
-            results = self.test(cfg, self.evaluated_model, statistics=self.statistics)
+            results = self.test(cfg, self.unwrapped_model, statistics=self.statistics)
         logger.debug(printed.getvalue())
         wait_for_all("the evaluation", ALONE)
         return results
@@ -148,7 +133,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def _evaluate_with_tta(self) -> dict:
-        results = self.test_with_tta(self.cfg, self.evaluated_model)
+        results = self.test_with_tta(self.cfg, self.unwrapped_model)
         self._last_eval_results |= results
         return results
 
@@ -182,9 +167,8 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """As Detectron2's, from ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number; besides, the average of
-        the weights forgets as much an image as before, and no period becomes 0. ValueError if the batch cannot be
-        divided among the processes of reference."""
+        """As Detectron2's, from ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number; besides, no period
+        becomes 0. ValueError if the batch cannot be divided among the processes of reference."""
         images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):
             return cfg
@@ -193,7 +177,6 @@ class Trainer(DefaultTrainer):
             raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}: it has to be {needed}")
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         scaled.defrost()
-        scaled.SOLVER.EMA_DECAY = cfg.SOLVER.EMA_DECAY ** (num_workers / reference)
         scaled.SOLVER.CHECKPOINT_PERIOD = max(1, scaled.SOLVER.CHECKPOINT_PERIOD)
         # 0 and -1 are no lengths
         scaled.TEST.EVAL_PERIOD = max(1, scaled.TEST.EVAL_PERIOD) if cfg.TEST.EVAL_PERIOD > 0 else cfg.TEST.EVAL_PERIOD

@@ -160,7 +160,7 @@ class TuneThresholds(HookBase):
     def after_train(self) -> None:
         if self.trainer.iter + 1 < self.trainer.max_iter:
             return
-        model, changed = self.trainer.evaluated_model, None
+        model, changed = self.trainer.unwrapped_model, None
         if comm.is_main_process():
             training = model.training
             tuning = tune_thresholds(self.cfg, model)

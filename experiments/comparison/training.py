@@ -117,7 +117,7 @@ def train_and_evaluate(cfg: CfgNode) -> dict:
         results["segm"] |= {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
     subsets, sizes = ({}, {}) if seen_classes(cfg) else evaluate_subsets(cfg)
     if seen_classes(cfg) and has_rpn_masks(cfg):
-        rpn_masks = RPNMasks(trainer.evaluated_model)
+        rpn_masks = RPNMasks(trainer.unwrapped_model)
         results["rpn_masks"] = without_nan(ComparisonTrainer.test(cfg, rpn_masks)["recall"])
     for path in Path(cfg.OUTPUT_DIR).glob("model_0*.pth"):
         path.unlink()  # needed to continue only

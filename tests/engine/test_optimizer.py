@@ -88,7 +88,7 @@ def test_a_training_starts_from_the_backbones_weights_once(photos_cfg, monkeypat
     monkeypatch.setattr(TimmBackbone, "load_pretrained", lambda self: loaded.append(self))
     trainer = Trainer(photos_cfg)
     trainer.resume_or_load(resume=True)
-    assert loaded == [trainer.evaluated_model.backbone.bottom_up]
+    assert loaded == [trainer.unwrapped_model.backbone.bottom_up]
     trainer.checkpointer.save("model_0000001", iteration=1)
     trainer.resume_or_load(resume=True)  # as that checkpoint has them
     assert len(loaded) == 1

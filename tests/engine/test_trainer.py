@@ -140,7 +140,7 @@ def test_validation_picture_shows_the_first_image_of_the_validation(tiny_cfg):
     model, hook = Trainer.build_model(tiny_cfg), ExamplePicture(tiny_cfg, 2, validation=True)
     with EventStorage() as storage:
         for iteration in (0, 1):
-            hook.trainer = SimpleNamespace(iter=iteration, evaluated_model=model, storage=storage)
+            hook.trainer = SimpleNamespace(iter=iteration, unwrapped_model=model, storage=storage)
             hook.after_step()
     ((name, image, _),) = storage._vis_data
     assert name == "validation example" and image.shape[2] > 4 * image.shape[1] and model.training

@@ -208,7 +208,7 @@ def test_training_tunes_before_the_final_evaluation_and_beside_the_weights(blind
     blind_cfg.SOLVER.MAX_ITER = 1
     Path(blind_cfg.OUTPUT_DIR).mkdir()
     trainer = Trainer(blind_cfg)
-    give_answers(trainer.evaluated_model)
+    give_answers(trainer.unwrapped_model)
     assert trainer.train()["segm"]["AP"] == pytest.approx(100)
     assert trainer.model.training
     assert {"thresholds.yaml", "model_final.pth"} <= {path.name for path in Path(blind_cfg.OUTPUT_DIR).iterdir()}
