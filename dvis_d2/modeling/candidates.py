@@ -75,8 +75,8 @@ def find_candidates(
 def _stable_regions(
     labels: np.ndarray, foreground: np.ndarray, step_threshold: float, min_area: int, most: int
 ) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Stability, 0 and cells of the `most` stable regions that may be objects. Specks beside other foreground are none: a
-    soft border between two labels leaves them."""
+    """Stability, 0 and cells of the `most` stable regions that may be objects. Specks beside other foreground are none:
+    a soft border between two labels leaves them."""
     regions = find_hierarchy(labels, foreground, step_threshold)
     stability = regions.stability
     credible = (regions.parent < 0) | ((regions.stop - regions.start >= min_area) & (stability >= MIN_STABILITY))
