@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Draw what a trained DVIS sees: of images the label map, the proposals and the result, of videos the result.
+"""Draw what a trained DVIS sees: of images the label map, the proposals and, as Detectron2 draws it, the result; of
+videos the result.
 
     python demo/demo.py --config-file configs/dvis_R50.yaml --input images/*.jpg --output out \\
         --opts MODEL.WEIGHTS output/model_final.pth
@@ -13,12 +14,15 @@ import os
 import click
 import cv2
 import numpy as np
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
 
 from dvis_d2.api import Model
 from dvis_d2.cli.errors import run_program
 from dvis_d2.cli.predict import check_output, predict_sources
 from dvis_d2.engine import setup_cfg
-from dvis_d2.inference.colors import LastingColors
+from dvis_d2.inference.colors import LastingColors, neighbor_colors
 from dvis_d2.inference.overlay import write_picture
 from dvis_d2.inference.sources import Source, find_sources
 
@@ -37,6 +41,22 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show where an error arose")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="'KEY VALUE' pairs for the config")
     return parser
+
+
+def draw_as_detectron2(image: np.ndarray, found: Instances, metadata: Metadata, scale: float) -> np.ndarray:
+    """`Visualizer.draw_instance_predictions`, which would fill the holes of masks."""
+    visualizer, boxes = Visualizer(image, metadata, scale), found.pred_boxes.tensor.numpy()
+    colors = neighbor_colors(boxes, found.image_size) / 255
+    for mask, color in zip(found.pred_masks.numpy()[::-1], colors[::-1], strict=True):
+        visualizer.draw_binary_mask(mask, color, area_threshold=0)
+    names, scores = metadata.thing_classes, found.scores.tolist()
+    labels = [f"{names[k]} {score:.0%}" for k, score in zip(found.pred_classes.tolist(), scores, strict=True)]
+    return visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors.tolist()).get_image()
+
+
+class DemoModel(Model):
+    def draw_panel(self, image: np.ndarray, **options) -> np.ndarray:
+        return super().draw_panel(image, draw_result=draw_as_detectron2, **options)
 
 
 def show(model: Model, camera: Source, confidence_threshold: float) -> None:
@@ -66,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
         raise click.ClickException(f"{args.output} is the input")
     if args.output is not None and not one_file:
         check_output(args.output, sources, resume=False)
-    model, threshold = Model.from_config(setup_cfg(args, inference=True)), args.confidence_threshold
+    model, threshold = DemoModel.from_config(setup_cfg(args, inference=True)), args.confidence_threshold
     if args.output is None:
         show(model, sources[0], threshold)
     elif one_file:

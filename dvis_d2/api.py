@@ -36,13 +36,14 @@ class Model(ImageModel):
         info = DVISCheckpointer(network).load(cfg.MODEL.WEIGHTS).get("dvis") or {}
         return cls(cfg, network, info.get("class_names") or class_names(cfg, cfg.DATASETS.TEST), info.get("statistics"))
 
-    def draw_panel(self, image: np.ndarray, *, confidence_threshold: float = 0.5) -> np.ndarray:
-        """An image beside its label map, levels, proposals and result; all uint8 (H, W, 3) in RGB."""
+    def draw_panel(self, image: np.ndarray, *, confidence_threshold: float = 0.5, **options: Any) -> np.ndarray:
+        """An image beside its label map, levels, proposals and result; all uint8 (H, W, 3) in RGB. `options` as of
+        :func:`.visualization.draw_panel`."""
         whole = TiledInference(self.cfg, self.network, self._inference.statistics, tile=0)
         self._set_threshold(confidence_threshold)
         found = whole.predict(self._in_order(image), label_map=True)
         found["instances"].pred_masks = torch.from_numpy(found["instances"].pred_masks.numpy())
-        return draw_panel(image, found, Metadata(thing_classes=self.class_names))
+        return draw_panel(image, found, Metadata(thing_classes=self.class_names), **options)
 
     def _set_threshold(self, threshold: float) -> None:
         heads: Any = self.network.roi_heads

@@ -2,13 +2,18 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, Instances
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +68,17 @@ def test_eval_only_reads_the_weights_and_the_demo_draws(tiny_args, tmp_path, tin
     video.release()
     run("demo/demo.py", "--video-input", tmp_path / "film.mp4", "--output", tmp_path / "film", *demo, *opts)
     assert cv2.VideoCapture(str(tmp_path / "film/overlay/film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+def test_the_demo_leaves_holes_in_masks():
+    demo = SimpleNamespace(**runpy.run_path(str(ROOT / "demo/demo.py")))
+    image, masks = np.full((60, 60, 3), 100, np.uint8), torch.zeros(1, 60, 60, dtype=torch.bool)
+    masks[0, 10:50, 10:50], masks[0, 20:40, 20:40] = True, False
+    found = Instances((60, 60), pred_boxes=Boxes(torch.tensor([[10.0, 10, 50, 50]])), pred_masks=masks)
+    found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+    drawn = demo.draw_as_detectron2(image, found, Metadata(thing_classes=["frame"]), 2.0)
+    assert drawn.shape == (120, 120, 3)
+    assert (drawn[50:70, 50:70] == 100).all() and (drawn[60, 90] != 100).any()
 
 
 def test_demo_names_an_input_that_is_not_there(tmp_path):

@@ -1,7 +1,7 @@
 """Pictures of files and data sets: what the network saw, its label map, the proposals, the result. All uint8 RGB."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -132,16 +132,18 @@ def draw_panel(
     ground_truth_metadata: Metadata | None = None,
     *,
     top: float | None = None,
+    draw_result: Callable[[np.ndarray, Instances, Metadata, float], np.ndarray] = draw_instances,
 ) -> np.ndarray:
     """One image's row: image, ground truth where given, label map, levels, proposals, result, with titles that count.
 
     `output` is that of :meth:`DVIS.inference` with ``intermediate=True``, its instances and the ground truth's
     ``gt_masks`` at the image's size. `metadata` names the classes of both, if there is no other for the ground truth.
-    `top`: the label at which the scale of colors ends, by default the largest.
+    `top`: the label at which the scale of colors ends, by default the largest. `draw_result`: another look for the
+    result, with the arguments of :func:`draw_instances`.
     """
     scale = max(1.0, MIN_TILE_SIZE / min(image.shape[:2]))
     found, label_map, proposals = output["instances"], output["label_map"], output["proposals"]
-    result = draw_instances(image, found, metadata, scale)
+    result = draw_result(image, found, metadata, scale)
     size = result.shape[1], result.shape[0]
     tiles = {"image": cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)}
     if ground_truth is not None:

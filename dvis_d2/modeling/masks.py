@@ -99,7 +99,7 @@ def _iou_by_rank(masks: np.ndarray, scores: np.ndarray, classes: np.ndarray | No
     """The order by descending score, and the IoU of the masks in it, (K, K): row i with every worse column j of its
     class, 0 elsewhere."""
     order = np.argsort(-scores, kind="stable")
-    masks = masks[order]
+    masks = masks[:, masks.any(axis=0)][order]  # most of a map is in no mask
     iou = mask_iou(masks, masks)
     if classes is not None:
         iou = iou * (classes[order, None] == classes[None, order])

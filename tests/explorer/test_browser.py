@@ -2,6 +2,8 @@
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,6 +95,30 @@ def test_the_way_of_a_user(tab, drawn, explorer):
     tab.click("#save")
     tab.wait_for_selector("#saved:has-text('written')")
     assert (drawn / "thresholds.yaml").is_file()
+
+
+def test_a_large_image_is_shown_a_part_at_a_time(tab, drawn, explorer, tmp_path):
+    large = np.zeros((900, 1300, 3), np.uint8)
+    large[700:828, 1100:1228] = cv2.imread(str(drawn / "5.png"))
+    cv2.imwrite(str(tmp_path / "large.png"), large)
+    explorer.cfg.defrost()
+    explorer.cfg.INPUT.SCALE, explorer.cfg.TEST.TILE_SIZE = 1.0, 256
+    tab.set_input_files("#file", str(tmp_path / "large.png"))
+    tab.wait_for_selector("#images option:text('large.png')", state="attached")
+    settle(tab)
+    assert "1300 × 900" in note(tab, "image") and note(tab, "result") == "nothing"
+    overview = tab.locator("#overview")
+    overview.scroll_into_view_if_needed()
+    size = overview.bounding_box()
+    overview.click(position={"x": size["width"] * 1164 / 1300, "y": size["height"] * 764 / 900})
+    found = "figure:has(canvas[data-pane=result]) .note"
+    tab.wait_for_selector(f"{found}:not(:text-is('nothing'))")
+    settle(tab)
+    tab.locator("#panes").focus()
+    for _ in range(3):
+        tab.keyboard.press("Shift+ArrowLeft")
+        settle(tab)
+    tab.wait_for_selector(f"{found}:text-is('nothing')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
