@@ -41,7 +41,7 @@ STEPS = {  # of the method, and what a stranger should see in each
     "proposals": "candidates, best first",
     "result": "masks, classes, scores",
 }
-CONFIDENCE = 0.7
+OPTIONS = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.7"]
 EXAMPLE, MORE = 54, 46  # seeds of drawn images
 CROWDED, SPARSE = 568, 234  # ids of nuclei
 
@@ -116,8 +116,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="DIR", help="an existing folder")
     folder = Path(parser.parse_args(argv).output)
-    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(CONFIDENCE)]
-    shapes, nuclei = (DVISPredictor(dvis_d2.load(name, device="cpu", opts=opts).cfg) for name in ("shapes", "nuclei"))
+    scales = {"shapes": "1.0", "nuclei": "2.25"}  # a part of an image is read as the whole is
+    shapes, nuclei = (
+        DVISPredictor(dvis_d2.load(name, device="cpu", opts=[*OPTIONS, "INPUT.SCALE", scale]).cfg)
+        for name, scale in scales.items()
+    )
     crowded, sparse = read_nuclei(CROWDED), read_nuclei(SPARSE)
     detail = np.ascontiguousarray(sparse[0][40:200, :160])
     rows = [method_row(draw_shapes(EXAMPLE)[0], shapes), method_row(detail, nuclei)]

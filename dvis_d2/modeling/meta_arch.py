@@ -65,10 +65,14 @@ class DVIS(GeneralizedRCNN):
         return self.roi_heads.parameters() if self.heads_wait() else iter(())
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Detectron2's normalized and padded batch, in the memory format that convolutions are fastest in: on a CPU the
-        whole network runs up to twice as fast."""
+        """Detectron2's normalized batch, in the memory format that convolutions are fastest in: on a CPU the whole
+        network runs up to twice as fast. Padding continues the last row and column: a step to gray would look like an
+        object."""
         images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        for image, (height, width) in zip(images.tensor, images.image_sizes, strict=True):
+            image[:, height:] = image[:, height - 1 : height]
+            image[:, :, width:] = image[:, :, width - 1 : width]
         return images
 
     def preprocess_instance_ids(self, batched_inputs: list[dict], images: ImageList) -> Tensor:
