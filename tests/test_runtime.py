@@ -19,9 +19,15 @@ from dvis_d2.onnx_export import store_halves
 from dvis_d2.runtime import METADATA, Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
-WITHOUT_TORCH = """
+HIDE = """
 import sys
-sys.modules |= dict.fromkeys(["torch", "torchvision", "detectron2", "fvcore", "iopath", "matplotlib", "yaml", "yacs"])
+class Hiding:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "torchvision", "detectron2", "fvcore", "iopath", "matplotlib", "scipy", "yacs"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hiding())
+"""
+WITHOUT_TORCH = """
 import json, numpy as np
 from dvis_d2.runtime import Runtime
 path, image, out = sys.argv[1:]
@@ -93,13 +99,40 @@ def test_it_needs_neither_torch_nor_detectron2(exported, tmp_path):
 
     folder, path = exported
     Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(path), str(tmp_path / "image.png"), str(tmp_path / "out.npz")]
+    command = [
+        sys.executable,
+        "-c",
+        HIDE + WITHOUT_TORCH,
+        str(path),
+        str(tmp_path / "image.png"),
+        str(tmp_path / "out.npz"),
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     expected = dvis_d2.load(folder, device="cpu").predict(tmp_path / "image.png", confidence_threshold=0.0)
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_array_equal(found["classes"], expected.classes)
     assert (found["labels"] != expected.label_image()).mean() < 0.001
+
+
+def program_without_torch(*arguments):
+    code = f"{HIDE}from dvis_d2.cli import main; main(prog_name='dvis')"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_program_predicts_without_torch_and_says_what_needs_it(exported, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
+    command = ["predict", tmp_path / "image.png", "-o", tmp_path / "found", "--confidence-threshold", "0"]
+    forms = [word for form in ("labels", "png", "coco", "results", "geojson", "csv") for word in ("--save", form)]
+    run = program_without_torch(*command, "--model", exported[1], *forms)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "found/labels/image.tif").exists() and (tmp_path / "found/dataset.json").exists()
+    for other in (["train"], [*command, "--model", "nuclei"]):
+        run = program_without_torch(*other)
+        assert run.returncode != 0 and "dvis_d2 needs Detectron2" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_the_program_predicts_with_it(exported, tmp_path):

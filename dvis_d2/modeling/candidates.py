@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import sparse
 
 from .hierarchy import find_hierarchy
 from .masks import surviving
@@ -59,7 +58,7 @@ def find_candidates(
             found += _stable_regions(labels, foreground, step_threshold, min_area)
     found.sort(key=lambda candidate: -candidate[0])  # bounds the time where noise makes thousands
     each = [_describe(labels, *candidate) for candidate in found[: 4 * max_candidates]]
-    each = _rank(each, nms_threshold, labels.size)[:max_candidates]
+    each = _rank(each, nms_threshold)[:max_candidates]
     nowhere = np.zeros(0, dtype=np.int64)
     return Candidates(
         np.array([candidate.value for candidate in each], dtype=np.float32),
@@ -149,14 +148,28 @@ def _describe(labels: np.ndarray, weight: float, wholeness: float, cells: np.nda
     return _Candidate(cells, (ring[0] + top) * labels.shape[1] + ring[1] + left, value, float(score), wholeness)
 
 
-def _rank(candidates: list[_Candidate], threshold: float, size: int) -> list[_Candidate]:
+def _overlaps(cells: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of K sets of cells that share some, either way round, and how many they share: int64 (P,) each."""
+    count = len(cells)
+    key = np.sort(np.concatenate([np.zeros(0, np.int64), *(own * count + k for k, own in enumerate(cells))]))
+    cell, owner = np.divmod(key, max(1, count))
+    pairs, at = [], np.arange(len(key))
+    for step in range(1, count):  # of the sets of one cell, each and the one that comes so many later
+        at = at[: np.searchsorted(at, len(key) - step)]
+        at = at[cell[at] == cell[at + step]]
+        pairs.append(owner[at] * count + owner[at + step])
+        if not len(at):
+            break
+    shared = np.bincount(np.concatenate([key[:0], *pairs]), minlength=count**2).reshape(count, count)
+    first, second = np.nonzero(shared + shared.T)
+    return first, second, shared[first, second] + shared[second, first]
+
+
+def _rank(candidates: list[_Candidate], threshold: float) -> list[_Candidate]:
     """Best first. What belongs to a level in several parts has a lower score, the more this looks like one object. Of
     two with a higher IoU than the threshold, and of equal ones, only the first."""
     area = np.array([len(candidate.cells) for candidate in candidates], dtype=np.int64)
-    cells = np.concatenate([area[:0], *(candidate.cells for candidate in candidates)])
-    belongs = sparse.csr_matrix((np.ones(len(cells)), cells, np.cumsum([0, *area])), shape=(len(area), size))
-    shared = (belongs @ belongs.T).tocoo()
-    first, second, inter = shared.row, shared.col, shared.data
+    first, second, inter = _overlaps([candidate.cells for candidate in candidates])
 
     wholeness = np.array([candidate.wholeness for candidate in candidates])
     piece = (inter == area[first]) & (area[first] < area[second])
