@@ -133,16 +133,15 @@ class ExportedNetwork(Tiling):
             verdicts = self._verdicts(features, more, drawn.astype(np.float32))
             probs, ious = np.concatenate([probs, verdicts[0]]), np.concatenate([ious, verdicts[1]])
             masks, boxes = np.concatenate([masks, drawn]), np.concatenate([boxes, more])
-            soft = np.concatenate([soft, drawn])
         most = max(self.detection["max_detections"], expected)
         options = self.detection | {"max_detections": most, "score_threshold": self.score_threshold}
         chosen, classes, scores = detect(masks, ious, probs, **options)
         once, mask_of = np.unique(chosen, return_inverse=True)  # detections of one proposal, by class, share its mask
-        mask_probs = self._masks(features, boxes[once], soft[once])
+        first = np.searchsorted(once, len(soft))  # of the refined ones, whose memberships are their masks
+        soft = np.concatenate([soft[once[:first]], masks[once[first:]]])
+        mask_probs = self._masks(features, boxes[once], soft)
         sizes = {"image_size": (height, width), "output_size": size}
-        drawn_masks = final_masks(
-            soft[once], mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes
-        )
+        drawn_masks = final_masks(soft, mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes)
         kept = np.flatnonzero(drawn_masks.boxes[mask_of, 2])
         result: CroppedMasks = drawn_masks[mask_of[kept]]
         more_found = {"label_map": label_map[0, :rows, :columns], "proposals": found.masks[:, :rows, :columns]}
