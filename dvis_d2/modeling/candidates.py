@@ -1,6 +1,5 @@
 """The candidate masks of one label map, scored (NumPy and OpenCV, on the host)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +59,7 @@ def find_candidates(
         if "regions" in sources:
             found += _stable_regions(labels, foreground, step_threshold, min_area)
     found.sort(key=lambda candidate: -candidate[0])  # bounds the time where noise makes thousands
-    each = [_describe(labels, *candidate) for candidate in found[: 4 * max_candidates]]
-    each = _rank(each, nms_threshold)[:max_candidates]
+    each = _rank([*_describe(labels, found[: 4 * max_candidates])], nms_threshold)[:max_candidates]
     nowhere = np.zeros(0, dtype=np.int64)
     return Candidates(
         np.array([candidate.value for candidate in each], dtype=np.float32),
@@ -140,22 +138,32 @@ def _wholeness(cells: np.ndarray, parts: np.ndarray, width: int) -> float:
     return ratio**4 / (ratio**4 + (1 - ratio) ** 4)
 
 
-def _describe(labels: np.ndarray, weight: float, wholeness: float, cells: np.ndarray) -> _Candidate:
-    """The candidate of some cells: its ring, value and score."""
-    label = labels.reshape(-1)[cells].astype(np.float64)
-    value = float(label.mean())
-    spread = math.sqrt(np.square(label - value).mean())
+def _describe(labels: np.ndarray, found: list[tuple[float, float, np.ndarray]]) -> Iterator[_Candidate]:
+    """The candidates of weights, wholenesses and cells: their rings, values and scores."""
+    if not found:
+        return
+    size = np.array([len(cells) for _, _, cells in found])
+    start = np.cumsum(size) - size
+    cells = np.concatenate([cells for _, _, cells in found])
     row, column = np.divmod(cells, labels.shape[1])
-    top, left = max(row.min() - 1, 0), max(column.min() - 1, 0)
-    around = labels[top : row.max() + 2, left : column.max() + 2]
-    mask = np.zeros(around.shape, dtype=np.uint8)
-    mask[row - top, column - left] = 1
-    ring = (cv2.dilate(mask, _NEIGHBORS) > mask).nonzero()
-    interior = cv2.erode(mask, _NEIGHBORS, borderType=cv2.BORDER_REPLICATE).sum() / len(cells)
-    # a mask without a border fills the image: nothing speaks against it
-    contrast = np.minimum(1, np.abs(around[ring] - value)).mean() if len(ring[0]) else 1.0
-    score = max(0.0, contrast - spread) * (1 + interior) / 2 * weight
-    return _Candidate(cells, (ring[0] + top) * labels.shape[1] + ring[1] + left, value, float(score), wholeness)
+    label = labels.reshape(-1)[cells].astype(np.float64)
+    values = np.add.reduceat(label, start) / size
+    spreads = np.sqrt(np.add.reduceat(np.square(label - values.repeat(size)), start) / size)
+    lows = [(np.minimum.reduceat(place, start) - 1).clip(0).tolist() for place in (row, column)]
+    highs = [(np.maximum.reduceat(place, start) + 2).tolist() for place in (row, column)]
+    each = zip(found, start.tolist(), values.tolist(), spreads.tolist(), *lows, *highs, strict=True)
+    for (weight, wholeness, own), begin, value, spread, top, left, bottom, right in each:
+        around = labels[top:bottom, left:right]
+        mask = np.zeros(around.shape, dtype=np.uint8)
+        end = begin + len(own)
+        mask[row[begin:end] - top, column[begin:end] - left] = 1
+        ring = (cv2.dilate(mask, _NEIGHBORS) > mask).nonzero()
+        interior = cv2.erode(mask, _NEIGHBORS, borderType=cv2.BORDER_REPLICATE).sum() / len(own)
+        # a mask without a border fills the image: nothing speaks against it
+        contrast = np.minimum(1, np.abs(around[ring] - value)).mean() if len(ring[0]) else 1.0
+        score = max(0.0, contrast - spread) * (1 + interior) / 2 * weight
+        outside = (ring[0] + top) * labels.shape[1] + ring[1] + left
+        yield _Candidate(own, outside, value, float(score), wholeness)
 
 
 def _overlaps(cells: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
