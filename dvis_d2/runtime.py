@@ -1,4 +1,4 @@
-"""An exported model without torch and Detectron2: NumPy, SciPy, OpenCV, Pillow, tifffile and onnxruntime.
+"""An exported model without torch and Detectron2, by the packages of requirements-runtime.txt.
 
 ``Runtime("model.onnx").predict(image)`` gives what ``dvis_d2.load("model").predict(image)`` gives: grouping, heads'
 scores, masks, tiling and results are the same code. `dvis export` writes the file; docs/guide/deploy.md describes it.
@@ -36,10 +36,13 @@ class Runtime(ImageModel):
         of a later version."""
         session = _session(os.fspath(path), threads, providers or ["CPUExecutionProvider"])
         self.metadata = read_metadata(session.get_modelmeta().custom_metadata_map, os.fspath(path))
-        cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
-        cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
-        self.network = ExportedNetwork(cfg, self.metadata, session)
-        super().__init__(cfg, self.metadata["class_names"], self.network)
+        try:
+            cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
+            cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
+            self.network = ExportedNetwork(cfg, self.metadata, session)
+            super().__init__(cfg, self.metadata["class_names"], self.network)
+        except KeyError as error:
+            raise ValueError(f"{os.fspath(path)} does not say its {error}\n{_AGAIN}") from None
 
     def _set_threshold(self, threshold: float) -> None:
         self.network.score_threshold = threshold
