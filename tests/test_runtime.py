@@ -1,5 +1,7 @@
 """An exported model: the same masks as the model, without torch, and errors that say what to do."""
 
+import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -19,9 +21,15 @@ from dvis_d2.onnx_export import store_halves
 from dvis_d2.runtime import METADATA, Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
-WITHOUT_TORCH = """
+HIDE = """
 import sys
-sys.modules |= dict.fromkeys(["torch", "torchvision", "detectron2", "fvcore", "iopath", "matplotlib", "yaml", "yacs"])
+class Hiding:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "torchvision", "detectron2", "fvcore", "iopath", "matplotlib", "scipy", "yacs"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hiding())
+"""
+WITHOUT_TORCH = """
 import json, numpy as np
 from dvis_d2.runtime import Runtime
 path, image, out = sys.argv[1:]
@@ -93,13 +101,40 @@ def test_it_needs_neither_torch_nor_detectron2(exported, tmp_path):
 
     folder, path = exported
     Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(path), str(tmp_path / "image.png"), str(tmp_path / "out.npz")]
+    command = [
+        sys.executable,
+        "-c",
+        HIDE + WITHOUT_TORCH,
+        str(path),
+        str(tmp_path / "image.png"),
+        str(tmp_path / "out.npz"),
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     expected = dvis_d2.load(folder, device="cpu").predict(tmp_path / "image.png", confidence_threshold=0.0)
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_array_equal(found["classes"], expected.classes)
     assert (found["labels"] != expected.label_image()).mean() < 0.001
+
+
+def program_without_torch(*arguments):
+    code = f"{HIDE}from dvis_d2.cli import main; main(prog_name='dvis')"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_program_predicts_without_torch_and_says_what_needs_it(exported, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
+    command = ["predict", tmp_path / "image.png", "-o", tmp_path / "found", "--confidence-threshold", "0"]
+    forms = [word for form in ("labels", "png", "coco", "results", "geojson", "csv") for word in ("--save", form)]
+    run = program_without_torch(*command, "--model", exported[1], *forms)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "found/labels/image.tif").exists() and (tmp_path / "found/dataset.json").exists()
+    for other in (["train"], [*command, "--model", "nuclei"]):
+        run = program_without_torch(*other)
+        assert run.returncode != 0 and "dvis_d2 needs Detectron2" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_the_program_predicts_with_it(exported, tmp_path):
@@ -130,7 +165,12 @@ def test_files_of_no_use_are_two_lines(exported, tmp_path):
     model = onnx.load(exported[1])
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA)
     later = json.dumps(json.loads(entry.value) | {"format": 99, "version": "9.0"})
-    cases = {"later": (later, "format 99 of dvis_d2 9.0"), "other": ("{}", "does not say which model it is")}
+    part = json.dumps({key: value for key, value in json.loads(entry.value).items() if key != "grouping"})
+    cases = {
+        "later": (later, "format 99 of dvis_d2 9.0"),
+        "other": ("{}", "does not say which model it is"),
+        "part": (part, "does not say its 'grouping'"),
+    }
     for name, (value, message) in cases.items():
         entry.value = value
         onnx.save(model, tmp_path / f"{name}.onnx")
@@ -156,3 +196,37 @@ def test_tracing_and_scripting_name_the_export(tiny_cfg):
         torch.jit.trace(adapter, adapter.flattened_inputs)
     with pytest.raises(RuntimeError, match="dvis export"):
         torch.jit.script(model)
+
+
+def test_openvino_reads_the_file(exported):
+    openvino = pytest.importorskip("openvino")
+    network = Runtime(exported[1], threads=1).network
+    compiled = openvino.Core().compile_model(openvino.convert_model(exported[1]), "CPU")
+    image = network.padded(pictures()[1])
+    label_map, features = network.call(["label_map", "image_features"], image=image)
+    found = compiled(network._idle | {"image": image})
+    np.testing.assert_allclose(found["label_map"], label_map, atol=1e-3)
+    boxes = np.array([[0, 10, 20, 90, 100], [0, 0, 0, 128, 128]], np.float32)
+    soft = np.random.default_rng(0).random((2, *label_map.shape[1:]), np.float32)
+    given = {"features": features, "boxes": boxes, "soft": soft, "mask_boxes": boxes, "mask_soft": soft}
+    found = compiled(network._idle | {"image": image} | given)  # no image at all would leave all outputs empty
+    for name in ("class_probs", "ious", "mask_probs"):
+        np.testing.assert_allclose(found[name], network.call([name], **given)[0], atol=1e-3)
+
+
+def test_the_service_answers_with_outlines(exported, monkeypatch):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+    from PIL import Image
+
+    monkeypatch.setenv("MODEL", str(exported[1]))
+    spec = importlib.util.spec_from_file_location("service", ROOT / "examples/service/app.py")
+    service = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(service)
+    client, picture = TestClient(service.app), io.BytesIO()
+    Image.fromarray(pictures()[1]).save(picture, "PNG")
+    found = client.post("/predict", params={"threshold": 0}, files={"image": picture.getvalue()}).json()
+    assert found["type"] == "FeatureCollection" and found["features"]
+    assert client.post("/predict", files={"image": b"no image"}).status_code == 422
+    assert client.get("/health").status_code == 200

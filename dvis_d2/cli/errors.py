@@ -13,13 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
-from detectron2.config import get_cfg
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from .. import engine
-from ..config import add_dvis_config, flat
-from ..data import DatasetError
-from ..data.mask_folders import FormatError
+from ..data.dataset_errors import DatasetError, FormatError
 
 # who raises a KeyError, ValueError or AssertionError in order to tell the user something
 _SPEAKERS = ("dvis_d2.", "yacs.", "fvcore.", "detectron2.config.", "detectron2.data.")
@@ -57,6 +52,8 @@ def run_explained(main: Callable, *args: Any) -> Any:
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """:func:`engine.launch`, with :func:`explained` in every process."""
+    from .. import engine
+
     context = click.get_current_context(silent=True)
     debug = args.debug or bool(context and context.find_root().params.get("debug"))
     engine.launch(main if debug else functools.partial(run_explained, main), args)
@@ -82,10 +79,11 @@ class UserErrors(click.Group):
 
 def _explain(error: BaseException) -> str | None:
     """What is wrong, and "To do: ..."; None for an error of the program."""
-    if isinstance(error, ProcessRaisedException):
+    kind = type(error).__name__
+    if kind == "ProcessRaisedException":
         found = re.search(r"\.UserError: (.*)", str(error), re.S)
         return found and found[1].strip()
-    if isinstance(error, ProcessExitedException):
+    if kind == "ProcessExitedException":
         return f"{error}\nTo do: if it ran out of memory, lower SOLVER.IMS_PER_BATCH; then --resume"
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     module, text = frame.f_globals.get("__name__", ""), str(error.args[0] if isinstance(error, KeyError) else error)
@@ -105,6 +103,10 @@ def _explain(error: BaseException) -> str | None:
 def _advice(error: BaseException) -> str:
     unknown = re.search(r"[Nn]on-existent (?:config )?key: (\S+)", str(error))
     if unknown:
+        from detectron2.config import get_cfg
+
+        from ..config import add_dvis_config, flat
+
         cfg = get_cfg()
         add_dvis_config(cfg)
         keys = [key for key, _ in flat(cfg)]

@@ -6,7 +6,7 @@ import click
 
 from ..inference.sources import Source, find_sources
 from .errors import UserError
-from .networks import CONFIG_PAIRS
+from .pairs import CONFIG_PAIRS
 
 
 @click.command(context_settings=CONFIG_PAIRS)

@@ -5,7 +5,7 @@ import os
 import click
 
 from .errors import UserError
-from .networks import CONFIG_PAIRS, check_pairs
+from .pairs import CONFIG_PAIRS, check_pairs
 
 
 @click.command(context_settings=CONFIG_PAIRS)

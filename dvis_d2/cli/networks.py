@@ -21,9 +21,8 @@ from ..inference.visualization import draw_sheet
 from ..tuning import merge_tuned_thresholds
 from ..tuning.search import store_tuning, tune_thresholds
 from .errors import UserError, launch
+from .pairs import CONFIG_PAIRS, check_pairs
 
-# options may stand between KEY VALUE pairs, and a negative value is no option
-CONFIG_PAIRS: dict = {"ignore_unknown_options": True}
 SHEET_CONFIDENCE = 0.5  # least score of the detections on sheet.png
 
 config_file = click.option(
@@ -32,16 +31,6 @@ config_file = click.option(
 num_gpus = click.option(
     "--num-gpus", type=click.IntRange(1), default=1, help="Processes on this machine, each with a GPU if there are any."
 )
-
-
-def check_pairs(pairs: Sequence[str]) -> list[str]:
-    """`pairs`, KEY, VALUE, KEY, ...; what does not look like it is a usage error."""
-    for key in pairs[::2]:
-        if key.startswith("-"):
-            raise click.NoSuchOption(key)
-    if len(pairs) % 2:
-        raise click.UsageError(f"{pairs[-1]} has no value: give the config as pairs KEY VALUE")
-    return list(pairs)
 
 
 def config_options(command: Callable) -> Callable:

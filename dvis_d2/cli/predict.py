@@ -7,24 +7,21 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
-import torch
-from detectron2.config import get_cfg
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .. import engine
-from ..api import Model, load
+from .._detectron2 import require_detectron2
 from ..inference.image_model import ImageModel
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
 from ..runtime import Runtime
 from ..safe_io import replacing
 from .errors import UserError
-from .networks import CONFIG_PAIRS, check_pairs, program_arguments
+from .pairs import CONFIG_PAIRS, check_pairs
 
 FORMS = "\b\nForms of --save, and where in DIR:\n" + "\n".join(f"  {name:9}{text}" for name, text in FORMATS.items())
 
@@ -53,7 +50,8 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     INPUT is an image of one page or several, a video, a folder of these, a pattern in quotes, or a COCO file, whose
     images need no annotations.
     """
-    top = get_cfg().keys()
+    exported = model if model and model.endswith(".onnx") else None  # which needs no torch
+    top = () if exported else _config_sections()
     keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
     first = next(keys, len(arguments))
     opts = check_pairs(arguments[first:])
@@ -62,19 +60,30 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     if not sources or (model is None) == (config_file is None):
         raise click.UsageError("give an INPUT, or --webcam, and either --model or --config-file")
     check_output(output, sources, given["resume"])
-    network: ImageModel
-    if model is not None and model.endswith(".onnx"):
-        if opts or "panel" in given["save"]:
-            raise click.UsageError("an exported model keeps its config and draws no panel: give the model itself")
-        network = Runtime(model)
-    elif model is not None:
-        network = load(model, opts=opts)
-    else:
-        args = program_arguments(opts, config_file=config_file)
-        network = Model.from_config(engine.setup_cfg(args, inference=True))
+    if exported and "panel" in given["save"]:
+        raise click.UsageError("an exported model draws no panel: give the model itself")
+    network = Runtime(exported) if exported else _trained(model, config_file, opts)
     options = {key: given[key] for key in ("confidence_threshold", "scale")} | {"opts": opts}
     if predict_sources(network, sources, output, given["save"], category_ids, **options):
         click.get_current_context().exit(1)
+
+
+def _config_sections() -> Collection[str]:
+    """What a config's key may begin with."""
+    require_detectron2()
+    from detectron2.config import get_cfg
+
+    return get_cfg().keys()
+
+
+def _trained(model: str | None, config_file: str | None, opts: Sequence[str]) -> ImageModel:
+    from .. import engine
+    from ..api import Model, load
+    from .networks import program_arguments
+
+    if model is not None:
+        return load(model, opts=opts)
+    return Model.from_config(engine.setup_cfg(program_arguments(opts, config_file=config_file), inference=True))
 
 
 def check_output(output: str, sources: Sequence[Source], resume: bool) -> None:
@@ -132,6 +141,7 @@ def _predict_all(
     failed: list[str] = []
     images, objects = 0, 0
     panel = functools.partial(getattr(model, "draw_panel", print), confidence_threshold=options["confidence_threshold"])
+    too_large = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)  # without torch there is none
     todo = [source for source in sources if not record_path(output, source).exists()]
     with tqdm(total=len(todo), unit="image") as bar:
         for source in todo:
@@ -142,7 +152,7 @@ def _predict_all(
                             bar.total += max(frame.total - 1, 0) if writer.images == 0 else 0
                             writer.add(frame, model.detect(frame.image, frame.pixels, **options), panel)
                             bar.update()
-            except (Unreadable, torch.OutOfMemoryError) as error:
+            except (Unreadable, too_large) as error:
                 failed.append(source.path)
                 bar.write(f"left out: {error}", file=sys.stderr)
             except KeyboardInterrupt:

@@ -21,7 +21,8 @@ from ..report import judge_images, summarize
 from ..report.figures import read_curves
 from ..report.page import write_page
 from ..safe_io import replacing
-from .networks import CONFIG_PAIRS, check_pairs, program_arguments
+from .networks import program_arguments
+from .pairs import CONFIG_PAIRS, check_pairs
 
 
 @click.command(context_settings=CONFIG_PAIRS)

@@ -7,9 +7,10 @@ if has_detectron2():
     from .build import build_train_loader, loaded_dicts, set_start_iter
     from .builtin import PRESETS, register_builtin, write_shapes
     from .custom import register_coco_json, register_from_config
+    from .dataset_errors import DatasetError
     from .dataset_mapper import DVISDatasetMapper
     from .shapes import draw_image
     from .to_coco import complete_coco
-    from .validation import DatasetError, Report, check_coco_json
+    from .validation import Report, check_coco_json
 
     register_builtin()

@@ -17,8 +17,8 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from .dataset_errors import DatasetError
 from .dataset_mapper import DVISDatasetMapper
-from .validation import DatasetError
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None) -> DataLoader:

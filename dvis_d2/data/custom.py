@@ -10,8 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .coco_file import CheckedCOCO, read_json, small_ids
+from .dataset_errors import DatasetError
 from .image_checks import leads_out
-from .validation import DatasetError, check_coco_json
+from .validation import check_coco_json
 
 TRAIN_NAME, VAL_NAME = "custom_train", "custom_val"
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from PIL import Image
 from scipy import ndimage
 
 from .cropped_masks import CroppedMasks
+from .dataset_errors import FormatError
 from .image_io import probe_image
 from .to_coco import coco_fields
-from .validation import DatasetError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")  # JPEG would blur the numbers
@@ -27,13 +27,6 @@ IMAGE_FOLDERS, MASK_FOLDERS = {"images", "image", "imgs", "img"}, {"masks", "mas
 MASK_ENDING, IMAGE_ENDING = re.compile(r"(_cp)?_(masks?|labels?)$"), re.compile("_(img|image)$")
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
-
-
-class FormatError(DatasetError):
-    """A folder cannot be read as a data set. Two lines: what is wrong, and what to do."""
-
-    def __init__(self, what: str, advice: str):
-        super().__init__(what.replace("\n", " ") + "\n" + advice)
 
 
 class CocoLists(dict):

@@ -17,8 +17,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
+from .dataset_errors import DatasetError
 from .image_io import probe_image
-from .validation import UNPACK_AGAIN, DatasetError, Report
+from .validation import UNPACK_AGAIN, Report
 
 VOC, SBD = "PASCAL VOC 2012 (whose ImageSets/Main also divides SBD)", "SBD"
 FOLDERS = {VOC: ("VOC2012", "VOCdevkit/VOC2012"), SBD: ("sbd", "benchmark_RELEASE/dataset")}

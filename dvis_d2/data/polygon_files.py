@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..safe_io import parse_yaml
 from .annotations import to_mask
-from .mask_folders import IMAGE_SUFFIXES, CocoLists, FormatError, image_size, part_of, some
+from .dataset_errors import FormatError
+from .mask_folders import IMAGE_SUFFIXES, CocoLists, image_size, part_of, some
 
 YOLO_LINE = "a line is: class x y x y x y ..., at least three points, as shares of width and height (0 to 1)"
 

@@ -7,8 +7,8 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .annotations import read_annotations, to_rle
+from .dataset_errors import DatasetError
 from .mask_checks import is_box, is_number
-from .validation import DatasetError
 
 ID_KEYS = ("images", "annotations", "categories")
 

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .coco_file import read_json
+from .dataset_errors import DatasetError
 from .image_checks import check_image_files, find_root
 from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, is_box, is_number
 from .rle import MAX_PIXELS
@@ -76,10 +77,6 @@ WARNINGS = {
     "masks that reach outside of the image": "they are cut off; many such masks belong to images of another size",
 }
 ADVICE = ERRORS | WARNINGS | SERIOUS | DOUBTFUL
-
-
-class DatasetError(ValueError):
-    """A data set cannot be used. The message says why and what to do."""
 
 
 @dataclass

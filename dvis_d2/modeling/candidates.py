@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import sparse
 
 from .hierarchy import find_hierarchy
 from .masks import surviving
@@ -54,15 +53,14 @@ def find_candidates(
     most = 4 * max_candidates  # bounds the time where noise makes thousands
     if foreground.any():
         if "levels" in sources:
-            component = _connected(np.zeros_like(levels[0]), foreground)
-            whole_area = np.bincount(component[foreground])[component]
+            component = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=4)[1]
+            component_area = np.bincount(component[foreground])[component]
             for level in levels:
-                found += _whole_levels(level, foreground, whole_area, min_area, min_part_ratio)
+                found += _whole_levels(level, foreground, component_area, min_area, min_part_ratio)
         if "regions" in sources:
             found += _stable_regions(labels, foreground, step_threshold, min_area, most)
     found.sort(key=lambda candidate: -candidate[0])
-    each = [_describe(labels, *candidate) for candidate in found[:most]]
-    each = _rank(each, nms_threshold, labels.size)[:max_candidates]
+    each = _rank([*_describe(labels, found[:most])], nms_threshold)[:max_candidates]
     nowhere = np.zeros(0, dtype=np.int64)
     return Candidates(
         np.array([candidate.value for candidate in each], dtype=np.float32),
@@ -86,19 +84,25 @@ def _stable_regions(
         cells = regions.cells[regions.start[region] : regions.stop[region]]
         label = labels.reshape(-1)[cells]
         # the median is the object's label, and its soft border ends where membership is 1/2
-        middle = (len(label) - 1) // 2, len(label) // 2
-        core = cells[label >= np.partition(label, middle)[[*middle]].mean() - 0.5]  # np.median is slow for few
+        core = cells[label >= _median(label) - 0.5]
         yield float(stability[region]), 0.0, core
 
 
+def _median(values: np.ndarray) -> np.floating:
+    """`np.median`, which takes ten times as long for the few cells of a region."""
+    middle = (len(values) - 1) // 2, len(values) // 2
+    low, high = np.partition(values, middle)[[*middle]]
+    return (low + high) / 2
+
+
 def _whole_levels(
-    level: np.ndarray, foreground: np.ndarray, whole_area: np.ndarray, min_area: int, min_part_ratio: float
+    level: np.ndarray, foreground: np.ndarray, component_area: np.ndarray, min_area: int, min_part_ratio: float
 ) -> Iterator[tuple[float, float, np.ndarray]]:
     """How far each level looks like one object, the same or 0 if it is in one part, and its cells, but for specks and
-    small parts. `whole_area` is that of the foreground that hangs together with a cell."""
+    small parts. `component_area` is that of the foreground that hangs together with a cell."""
     part = _connected(level, foreground)
     area = np.bincount(part[foreground])
-    kept = foreground & ((area[part] == whole_area) | (area[part] >= min_area))
+    kept = foreground & ((area[part] == component_area) | (area[part] >= min_area))
     largest = np.zeros(level.max() + 1)
     np.maximum.at(largest, level[kept], area[part[kept]])
     kept &= area[part] >= min_part_ratio * largest[level]
@@ -136,31 +140,56 @@ def _wholeness(cells: np.ndarray, parts: np.ndarray, width: int) -> float:
     return ratio**4 / (ratio**4 + (1 - ratio) ** 4)
 
 
-def _describe(labels: np.ndarray, weight: float, wholeness: float, cells: np.ndarray) -> _Candidate:
-    """The candidate of some cells: its ring, value and score."""
-    label = labels.reshape(-1)[cells]
-    value = float(label.mean(dtype=np.float64))
+def _describe(labels: np.ndarray, found: list[tuple[float, float, np.ndarray]]) -> Iterator[_Candidate]:
+    """The candidates of weights, wholenesses and cells: their rings, values and scores."""
+    if not found:
+        return
+    size = np.array([len(cells) for _, _, cells in found])
+    start = np.cumsum(size) - size
+    cells = np.concatenate([cells for _, _, cells in found])
     row, column = np.divmod(cells, labels.shape[1])
-    top, left = max(row.min() - 1, 0), max(column.min() - 1, 0)
-    around = labels[top : row.max() + 2, left : column.max() + 2]
-    mask = np.zeros(around.shape, dtype=np.uint8)
-    mask[row - top, column - left] = 1
-    ring = (cv2.dilate(mask, _NEIGHBORS) > mask).nonzero()
-    interior = cv2.erode(mask, _NEIGHBORS, borderType=cv2.BORDER_REPLICATE).sum() / len(cells)
-    # a mask without a border fills the image: nothing speaks against it
-    contrast = np.minimum(1, np.abs(around[ring] - value)).mean() if len(ring[0]) else 1.0
-    score = max(0.0, contrast - label.std(dtype=np.float64)) * (1 + interior) / 2 * weight
-    return _Candidate(cells, (ring[0] + top) * labels.shape[1] + ring[1] + left, value, float(score), wholeness)
+    label = labels.reshape(-1)[cells].astype(np.float64)
+    values = np.add.reduceat(label, start) / size
+    spreads = np.sqrt(np.add.reduceat(np.square(label - values.repeat(size)), start) / size)
+    lows = [(np.minimum.reduceat(place, start) - 1).clip(0).tolist() for place in (row, column)]
+    highs = [(np.maximum.reduceat(place, start) + 2).tolist() for place in (row, column)]
+    each = zip(found, start.tolist(), values.tolist(), spreads.tolist(), *lows, *highs, strict=True)
+    for (weight, wholeness, own), begin, value, spread, top, left, bottom, right in each:
+        around = labels[top:bottom, left:right]
+        mask = np.zeros(around.shape, dtype=np.uint8)
+        end = begin + len(own)
+        mask[row[begin:end] - top, column[begin:end] - left] = 1
+        ring = (cv2.dilate(mask, _NEIGHBORS) > mask).nonzero()
+        interior = cv2.erode(mask, _NEIGHBORS, borderType=cv2.BORDER_REPLICATE).sum() / len(own)
+        # a mask without a border fills the image: nothing speaks against it
+        contrast = np.minimum(1, np.abs(around[ring] - value)).mean() if len(ring[0]) else 1.0
+        score = max(0.0, contrast - spread) * (1 + interior) / 2 * weight
+        outside = (ring[0] + top) * labels.shape[1] + ring[1] + left
+        yield _Candidate(own, outside, value, float(score), wholeness)
 
 
-def _rank(candidates: list[_Candidate], threshold: float, size: int) -> list[_Candidate]:
+def _overlaps(cells: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of K sets of cells that share some, either way round, and how many they share: int64 (P,) each."""
+    count = len(cells)
+    key = np.sort(np.concatenate([np.zeros(0, np.int64), *(own * count + k for k, own in enumerate(cells))]))
+    cell, owner = np.divmod(key, max(1, count))
+    pairs, at = [], np.arange(len(key))
+    for step in range(1, count):  # of the sets of one cell, each and the one that comes so many later
+        at = at[: np.searchsorted(at, len(key) - step)]
+        at = at[cell[at] == cell[at + step]]
+        pairs.append(owner[at] * count + owner[at + step])
+        if not len(at):
+            break
+    shared = np.bincount(np.concatenate([key[:0], *pairs]), minlength=count**2).reshape(count, count)
+    first, second = np.nonzero(shared + shared.T)
+    return first, second, shared[first, second] + shared[second, first]
+
+
+def _rank(candidates: list[_Candidate], threshold: float) -> list[_Candidate]:
     """Best first. What belongs to a level in several parts has a lower score, the more this looks like one object. Of
     two with a higher IoU than the threshold, and of equal ones, only the first."""
     area = np.array([len(candidate.cells) for candidate in candidates], dtype=np.int64)
-    cells = np.concatenate([area[:0], *(candidate.cells for candidate in candidates)])
-    belongs = sparse.csr_matrix((np.ones(len(cells)), cells, np.cumsum([0, *area])), shape=(len(area), size))
-    shared = (belongs @ belongs.T).tocoo()
-    first, second, inter = shared.row, shared.col, shared.data
+    first, second, inter = _overlaps([candidate.cells for candidate in candidates])
 
     wholeness = np.array([candidate.wholeness for candidate in candidates])
     piece = (inter == area[first]) & (area[first] < area[second])

@@ -3,7 +3,7 @@
 Mean shift cuts the foreground's values into levels; steps between neighboring labels and necks cut it into a hierarchy
 of connected regions (docs/guide/grouping.md).
 
-Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths. Needs NumPy, SciPy and OpenCV alone.
+Shapes: N images, (h, w) the map's grid, K proposals, B bandwidths. Needs NumPy and OpenCV alone.
 """
 
 import math

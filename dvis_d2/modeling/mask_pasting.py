@@ -110,7 +110,8 @@ def _reaching_half(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) ->
 
 def _interpolated(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     """(P, m) of values (n, m), between their rows, at places (P,)."""
-    padded = np.pad(values, ((1, 1), (0, 0)))
+    padded = np.zeros((len(values) + 2, values.shape[1]), values.dtype)  # `np.pad` takes longer than all the rest
+    padded[1:-1] = values
     low = np.floor(at).clip(-1, len(values) - 1)
     share = (at - low).clip(0, 1).astype(np.float32)[:, None]
     row = low.astype(int) + 1

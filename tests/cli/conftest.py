@@ -1,7 +1,7 @@
-import importlib
-
 import cv2
 import pytest
+
+from dvis_d2 import api
 
 from .bright import TWO, Bright, picture
 
@@ -9,7 +9,7 @@ from .bright import TWO, Bright, picture
 @pytest.fixture
 def model(monkeypatch):
     bright = Bright()
-    monkeypatch.setattr(importlib.import_module("dvis_d2.cli.predict"), "load", lambda source, opts: bright)
+    monkeypatch.setattr(api, "load", lambda source, opts: bright)
     return bright
 
 

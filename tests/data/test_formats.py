@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from dvis_d2.data import check_coco_json
+from dvis_d2.data.dataset_errors import FormatError
 from dvis_d2.data.formats import convert_folder
-from dvis_d2.data.mask_folders import FormatError, label_image_to_rle
+from dvis_d2.data.mask_folders import label_image_to_rle
 from tests.data import format_cases as cases
 
 WITH_CLASSES = [cases.yolo, cases.labelme, cases.coco_files, cases.roboflow, cases.cvat]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
+from dvis_d2.data.dataset_errors import FormatError
 from dvis_d2.data.formats import convert_folder
-from dvis_d2.data.mask_folders import FormatError
 from tests.data import format_cases as cases
 
 
