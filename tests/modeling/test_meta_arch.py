@@ -74,6 +74,15 @@ def test_ignored_pixels_cost_nothing(model):
     assert losses["loss_cls"] == 0 and losses["loss_mask"] == 0
 
 
+def test_padding_continues_the_border_of_each_image(model):
+    tall, wide = (make_input(two_objects(*size)) for size in ((70, 40), (50, 64)))
+    images = model.preprocess_image([tall, wide]).tensor
+    for padded, x in zip(images, (tall, wide), strict=True):
+        image = (x["image"] - model.pixel_mean) / model.pixel_std
+        rows, columns = (torch.arange(n).clamp(max=m - 1) for n, m in zip(padded.shape[1:], image.shape[1:], strict=True))
+        assert torch.equal(padded, image[:, rows][:, :, columns])
+
+
 def test_padding_of_the_batch_is_ignored(model):
     images = model.preprocess_image([make_input(two_objects(40, 64)), make_input(two_objects(64, 40))])
     ids = model.preprocess_instance_ids([make_input(two_objects(40, 64)), make_input(two_objects(64, 40))], images)
