@@ -79,7 +79,9 @@ def test_padding_continues_the_border_of_each_image(model):
     images = model.preprocess_image([tall, wide]).tensor
     for padded, x in zip(images, (tall, wide), strict=True):
         image = (x["image"] - model.pixel_mean) / model.pixel_std
-        rows, columns = (torch.arange(n).clamp(max=m - 1) for n, m in zip(padded.shape[1:], image.shape[1:], strict=True))
+        rows, columns = (
+            torch.arange(n).clamp(max=m - 1) for n, m in zip(padded.shape[1:], image.shape[1:], strict=True)
+        )
         assert torch.equal(padded, image[:, rows][:, :, columns])
 
 

@@ -1,14 +1,17 @@
+import json
 import sys
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 
 from dvis_d2 import add_dvis_config
 from dvis_d2.config import find_config, load_config
 from dvis_d2.modeling.timm_backbone import PACKAGED, TimmBackbone
+from dvis_d2.onnx_export import Graphs, check, describe, fix_padding, trace
+from dvis_d2.runtime import METADATA
 
 timm = pytest.importorskip("timm")
 
@@ -39,6 +42,29 @@ def test_the_finest_level_alone_and_all_of_them():
         photos_cfg("MODEL.BACKBONE.NAME", "build_timm_whole_fpn_backbone", "MODEL.FPN.IN_FEATURES", names)
     )
     assert list(whole.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+
+
+def test_an_exports_padding_is_that_of_even_sides():
+    backbone, image = TimmBackbone(PACKAGED[0], ["c2", "c5"]).eval(), torch.randn(2, 3, 64, 96)
+    before = backbone(image)
+    fix_padding(backbone)
+    assert "Conv2dSame" not in {type(module).__name__ for module in backbone.modules()}
+    for name, feature in backbone(image).items():
+        torch.testing.assert_close(feature, before[name])
+
+
+@pytest.mark.slow
+def test_a_network_for_photographs_is_exported(tmp_path):
+    pytest.importorskip("onnxscript")
+    cfg = photos_cfg("MODEL.TIMM.PRETRAINED", "False", "MODEL.DEVICE", "cpu")
+    network = build_model(cfg).eval()
+    graphs, metadata = Graphs(network).eval(), describe(cfg, network, {"class_names": []}) | {"precision": "float32"}
+    model = trace(graphs, metadata)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(metadata)
+    path = tmp_path / "photos.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert check(str(path), graphs, metadata) < 1e-3
 
 
 @pytest.mark.parametrize(
