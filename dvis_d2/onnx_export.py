@@ -87,7 +87,8 @@ def fix_padding(backbone: nn.Module) -> None:
     """Gives timm's convolutions that pad by the input's size, in place, the padding of sides that their strides divide,
     as those of a network's input are. A trace with free sizes would not end."""
     for parent in [*backbone.modules()]:
-        for name, conv in parent.named_children():
+        children: Any = parent.named_children()
+        for name, conv in children:
             if type(conv).__name__ == "Conv2dSame":
                 (side,), (stride,) = set(conv.kernel_size), set(conv.stride)
                 before, after = max(side - stride, 0) // 2, (max(side - stride, 0) + 1) // 2
