@@ -54,10 +54,10 @@ def detect(
     likely = (scores >= score_threshold) & np.isfinite(scores)
     rows, classes, scores = rows[likely], classes[likely], scores[likely]
     if nms == "matrix":
-        scores = matrix_nms(masks[rows], scores, classes)
+        scores = matrix_nms(masks, scores, classes, rows)
         kept = np.argsort(-scores, kind="stable")
         kept = kept[scores[kept] >= score_threshold]
     else:
-        kept = mask_nms(masks[rows], scores, nms_threshold, classes)
+        kept = mask_nms(masks, scores, nms_threshold, classes, rows)
     kept = kept[:max_detections]
     return rows[kept], classes[kept], scores[kept]

@@ -242,9 +242,10 @@ class DVISROIHeads(ROIHeads):
             pred_masks=torch.from_numpy(drawn.numpy()).to(result.scores.device) if whole else drawn,
         )
 
-    def draw_masks(self, result: Instances, size: tuple[int, int]) -> CroppedMasks:
-        """:func:`final_masks` of one image's detections."""
-        drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
+    def draw_masks(self, result: Instances, size: tuple[int, int], rows: Any = slice(None)) -> CroppedMasks:
+        """:func:`final_masks` of one image's detections, or of some of them."""
+        soft = result.soft_masks[rows] if self.mask_source == "label_map" else result.soft_masks[:0]  # whole maps
+        drawn = soft, result.mask_probs[rows], result.pred_boxes.tensor[rows]
         sizes = {"image_size": result.image_size, "output_size": size}
         return final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
 
