@@ -4,6 +4,7 @@ Shapes: K masks, (h, w) any grid.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,15 @@ def matrix_nms(masks: Any, scores: Any, classes: Any = None, rows: Any = None) -
     return scores * decay
 
 
+def uncovered(masks: np.ndarray, rows: np.ndarray) -> list[int]:
+    """Of masks bool (K, h, w), `rows` of them, best first: the places in `rows` of those that do not lie by more than
+    half on a single better one of these."""
+    shared, area = _shared_cells(masks)
+    pairs = shared[rows][:, rows].tocoo()
+    covering = (pairs.row < pairs.col) & (pairs.data > area[rows[pairs.col]] / 2)
+    return surviving(len(rows), sorted(zip(pairs.row[covering].tolist(), pairs.col[covering].tolist(), strict=True)))
+
+
 def _overlaps_by_rank(
     masks: np.ndarray, scores: np.ndarray, classes: np.ndarray | None, rows: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -138,7 +148,7 @@ def _shared_cells(masks: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
     return shared, np.diff(ends).astype(np.float32)
 
 
-def surviving(count: int, pairs: list[list[int]]) -> list[int]:
+def surviving(count: int, pairs: Sequence[Sequence[int]]) -> list[int]:
     """Greedy suppression: items 0..count-1 by rank; pairs (i, j), i < j, sorted: "i suppresses j"."""
     suppressed = bytearray(count)
     for i, j in pairs:

@@ -15,14 +15,14 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from ..data.cropped_masks import CroppedMasks
-from .detections import NMS_KINDS, detect
+from .detections import FOR_AP, NMS_KINDS, detect
 from .mask_pasting import MASK_SOURCES, final_masks
 from .masks import mask_iou
 from .options import check_range
 from .proposal_generator import CAPPED, refined_proposals
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
-LIKELY, FOR_AP = 0.5, 0.2  # the score of what likely is an object; score thresholds up to here are not a user's
+LIKELY = 0.5  # the score of what likely is an object
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
