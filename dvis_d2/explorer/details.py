@@ -24,13 +24,16 @@ def explain(explorer: Explorer, view: View, thresholds: Any, number: int) -> tup
     proposals, row, kind = found.proposals, int(found.rows[number]), int(found.classes[number])
     probs, ious = proposals.class_probs.cpu(), proposals.ious.cpu()
     scores = heads.alpha * ious + (1 - heads.alpha) * probs[:, kind]
-    overlap = mask_iou(proposals.proposal_masks[[row]], proposals.proposal_masks)[0].cpu()
+    inside, soft = proposals.proposal_masks[row].cpu(), proposals.soft_masks[row].cpu()
+    x0, y0, x1, y1 = tight_box(inside.numpy())
+    near = proposals.proposal_masks[:, y0:y1, x0:x1].flatten(1).any(dim=1).nonzero()[:, 0]
+    overlap = torch.zeros(len(proposals))
+    overlap[near.cpu()] = mask_iou(proposals.proposal_masks[[row]], proposals.proposal_masks[near])[0].cpu()
     rivals = overlap > (heads.nms_threshold if heads.nms == "hard" else MATRIX_OVERLAP)
     rivals &= (scores <= scores[row]) & (scores >= heads.score_threshold) & (probs.argmax(1) == kind)
     rivals[found.rows[found.classes == kind]] = False
     order = [k for k in torch.argsort(-scores).tolist() if rivals[k]]
     best = probs[row].argsort(descending=True)[:3].tolist()
-    inside, soft = proposals.proposal_masks[row].cpu(), proposals.soft_masks[row].cpu()
     x0, y0, x1, y1 = box = [int(side) for side in tight_box((soft > 0).numpy())]
     labels = view.features.label_map[0].relu()
     said = {

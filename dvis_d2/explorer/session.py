@@ -53,6 +53,7 @@ class View:
         self.features: ImageFeatures
         self.groupings: OrderedDict[str, Grouping] = OrderedDict()
         self.verified: OrderedDict[str, Verified] = OrderedDict()
+        self.found: tuple[dict[str, Any], Found] | None = None  # the last, with its thresholds
 
 
 class Verified(NamedTuple):
@@ -165,6 +166,9 @@ class Explorer:
     def find(self, view: View, thresholds: Any) -> Found:
         """The view's objects, as :meth:`Model.predict` finds them by these thresholds."""
         values = self.settings(thresholds)
+        apply_thresholds(self.network, values)  # which :func:`explain` reads there
+        if view.found and view.found[0] == values:
+            return view.found[1]
         grouping, heads = self._group(view, values), self.network.roi_heads
         if (name := _name(values)) not in view.verified:
             view.verified[name] = Verified(verify_image(self.network, view.features, grouping), {})
@@ -174,13 +178,14 @@ class Explorer:
             rows, classes, scores = heads.detect(proposals)
         source = heads.mask_source
         if new := [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in drawn]:
-            masks = heads.draw_masks(proposals[new], view.drawn)
+            masks = heads.draw_masks(proposals, view.drawn, new)
             drawn.update(zip(((source, row) for row in new), zip(masks.boxes, masks.crops, strict=True), strict=True))
         pieces = [drawn[source, row] for row in rows.tolist()]
         kept = [k for k, (box, _) in enumerate(pieces) if box[2] > box[0]]
         boxes = np.array([pieces[k][0] for k in kept], dtype=np.int64).reshape(-1, 4)
         masks = CroppedMasks(view.drawn, boxes, [pieces[k][1] for k in kept])
-        return Found(proposals, rows[kept].cpu(), classes[kept].cpu(), scores[kept].cpu(), masks)
+        view.found = values, Found(proposals, rows[kept].cpu(), classes[kept].cpu(), scores[kept].cpu(), masks)
+        return view.found[1]
 
     def add(self, path: str, name: str) -> int:
         """The number of one more image. What :class:`ImageWindows` raises where it is none."""

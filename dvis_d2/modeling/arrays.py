@@ -3,12 +3,16 @@
 Small steps that training takes on the GPU are written for either type; all others run on the host, in NumPy.
 """
 
+import contextlib
 import functools
+import math
+import mmap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
+_LARGE = 1 << 22  # bytes; NumPy asks for large pages from here on
 F = TypeVar("F", bound=Callable)
 
 
@@ -35,8 +39,17 @@ def floats(array: Any) -> Any:
 
 
 def zeros(shape: tuple[int, ...], kind: Any) -> Any:
-    """Zeros of the type, dtype and device of `kind`."""
-    return np.zeros(shape, kind.dtype) if isinstance(kind, np.ndarray) else kind.new_zeros(shape)
+    """Zeros of the type, dtype and device of `kind`. Large arrays take memory only in the pages that are written, which
+    are few where each of many maps has one small object; NumPy's own ask for pages larger than such a map."""
+    if not isinstance(kind, np.ndarray):
+        return kind.new_zeros(shape)
+    size = math.prod(shape) * kind.dtype.itemsize
+    if size < _LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):  # which only Linux has
+        return np.zeros(shape, kind.dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # where the kernel knows no other pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, kind.dtype).reshape(shape)
 
 
 def on_host(function: F) -> F:

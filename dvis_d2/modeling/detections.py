@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from .arrays import on_host
-from .masks import mask_nms, matrix_nms
+from .masks import mask_nms, matrix_nms, uncovered
 from .options import check_range
 
 NMS_KINDS = ("hard", "matrix")
 MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
+
+FOR_AP = 0.2  # score thresholds up to here are not a user's
 
 
 @on_host
@@ -34,7 +36,9 @@ def detect(
     Args:
         masks, ious, class_probs: bool (K, h, w); predicted, float (K,) and (K, C) in [0, 1]. Arrays or tensors.
         alpha: weight of the IoU, in [0, 1].
-        score_threshold: detections with a lower score are dropped; with "matrix", a lower score after the decay.
+        score_threshold: detections with a lower score are dropped; with "matrix", a lower score after the decay. Above
+            `FOR_AP` so are those, of any class, that lie by more than half on a better one: a pixel of a label map
+            belongs to one object. AP gains by such guesses, who looks or counts is misled.
         nms_threshold: mask IoU above which the worse of two of a class is dropped; "hard" alone reads it.
         nms: "hard", :func:`mask_nms`, or "matrix", :func:`matrix_nms`.
 
@@ -54,10 +58,12 @@ def detect(
     likely = (scores >= score_threshold) & np.isfinite(scores)
     rows, classes, scores = rows[likely], classes[likely], scores[likely]
     if nms == "matrix":
-        scores = matrix_nms(masks[rows], scores, classes)
+        scores = matrix_nms(masks, scores, classes, rows)
         kept = np.argsort(-scores, kind="stable")
         kept = kept[scores[kept] >= score_threshold]
     else:
-        kept = mask_nms(masks[rows], scores, nms_threshold, classes)
+        kept = mask_nms(masks, scores, nms_threshold, classes, rows)
+    if score_threshold > FOR_AP:
+        kept = kept[uncovered(masks, rows[kept])]
     kept = kept[:max_detections]
     return rows[kept], classes[kept], scores[kept]

@@ -4,15 +4,18 @@ Shapes: K masks, (h, w) any grid.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from .arrays import floats, on_host, zeros
+from .arrays import floats, like, on_host, zeros
 from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
 _CHUNK = 1 << 22  # pixels that one step works on at a time: 16 MiB of float32 for each temporary
+_DENSE = 16  # products of numbers that a matrix of all cells takes in the time of one of a sparse matrix
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
 
 
@@ -21,6 +24,8 @@ def mask_boxes(masks: Any) -> Any:
 
     `BitMasks.get_bounding_boxes` waits for the device several times a mask.
     """
+    if hasattr(masks, "detach") and masks.device.type == "cpu":
+        return like(mask_boxes(masks.numpy()), masks)  # `any` takes torch four times as long
     columns, rows = masks.any(1), masks.any(2)
     boxes = zeros((len(masks), 4), floats(columns[:0]))
     for axis, side in enumerate((columns, rows)):
@@ -63,21 +68,21 @@ def mask_iou(masks_a: Any, masks_b: Any) -> Any:
 
 
 @on_host
-def mask_nms(masks: Any, scores: Any, threshold: float, classes: Any = None) -> Any:
+def mask_nms(masks: Any, scores: Any, threshold: float, classes: Any = None, rows: Any = None) -> Any:
     """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`, or is 1.
 
     `scores` float (K,): of equal ones the first wins. `classes` int64 (K,): masks of different classes do not suppress
-    each other; None: they do. Returns int64 (number kept,), indices in descending order of score. ValueError for a
-    threshold outside [0, 1].
+    each other; None: they do. `rows` int64 (K,): which of the masks, then of any number, each is; None: in order.
+    Returns int64 (number kept,), indices in descending order of score. ValueError for a threshold outside [0, 1].
     """
     check_range(0, 1, nms_threshold=threshold)
-    order, iou = _iou_by_rank(masks, scores, classes)
-    pairs = np.argwhere((iou > threshold) | (iou == 1)).tolist()  # ascending, so a row is settled before it suppresses
-    return order[surviving(len(order), pairs)]
+    order, first, second, iou = _overlaps_by_rank(masks, scores, classes, rows)
+    alike = (iou > threshold) | (iou == 1)
+    return order[surviving(len(order), np.stack([first[alike], second[alike]], 1).tolist())]
 
 
 @on_host
-def matrix_nms(masks: Any, scores: Any, classes: Any = None) -> Any:
+def matrix_nms(masks: Any, scores: Any, classes: Any = None, rows: Any = None) -> Any:
     """SOLOv2's matrix NMS (Wang et al. 2020, section 3.3): every score is lowered by the better mask that overlaps it
     most, less so if that one is itself a duplicate:
 
@@ -85,28 +90,65 @@ def matrix_nms(masks: Any, scores: Any, classes: Any = None) -> Any:
 
     Arguments as for `mask_nms`, scores finite. Returns float (K,) in the order given; none is greater than before.
     """
-    if not len(scores):
-        return scores
-    order, iou = _iou_by_rank(masks, scores, classes)
-    squared = iou**2
-    # rows that are not better hold 0, so their ratio is at least 1, and the best row's at most 1
-    decay = np.empty_like(scores)
-    decay[order] = np.exp((squared.max(axis=0)[:, None] - squared) / MATRIX_NMS_SIGMA).min(axis=0)
+    order, first, second, iou = _overlaps_by_rank(masks, scores, classes, rows)
+    squared, most = iou**2, np.zeros(len(scores), np.float32)
+    np.maximum.at(most, second, squared)
+    # pairs that do not overlap have a ratio of at least 1, and the best of all lowers none by more
+    by_rank, decay = np.ones_like(scores), np.empty_like(scores)
+    np.minimum.at(by_rank, second, np.exp((most[first] - squared) / MATRIX_NMS_SIGMA))
+    decay[order] = by_rank
     return scores * decay
 
 
-def _iou_by_rank(masks: np.ndarray, scores: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The order by descending score, and the IoU of the masks in it, (K, K): row i with every worse column j of its
-    class, 0 elsewhere."""
+def uncovered(masks: np.ndarray, rows: np.ndarray) -> list[int]:
+    """Of masks bool (K, h, w), `rows` of them, best first: the places in `rows` of those that do not lie by more than
+    half on a single better one of these."""
+    shared, area = _shared_cells(masks)
+    pairs = shared[rows][:, rows].tocoo()
+    covering = (pairs.row < pairs.col) & (pairs.data > area[rows[pairs.col]] / 2)
+    return surviving(len(rows), sorted(zip(pairs.row[covering].tolist(), pairs.col[covering].tolist(), strict=True)))
+
+
+def _overlaps_by_rank(
+    masks: np.ndarray, scores: np.ndarray, classes: np.ndarray | None, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The order by descending score, and every two of one class that overlap: the ranks of the better and the worse,
+    ascending, and their IoU, float32, with the rounding of `mask_iou`."""
     order = np.argsort(-scores, kind="stable")
-    masks = masks[:, masks.any(axis=0)][order]  # most of a map is in no mask
-    iou = mask_iou(masks, masks)
+    own = order if rows is None else rows[order]
+    shared, area = _shared_cells(masks)
+    pairs = shared[own][:, own].tocoo()
+    first, second, inter = pairs.row, pairs.col, pairs.data.astype(np.float32)
+    kept = first < second
     if classes is not None:
-        iou = iou * (classes[order, None] == classes[None, order])
-    return order, np.triu(iou, k=1)
+        kept &= classes[order[first]] == classes[order[second]]
+    first, second, inter = first[kept], second[kept], inter[kept]
+    ascending = np.lexsort((second, first))
+    first, second, inter = first[ascending], second[ascending], inter[ascending]
+    return order, first, second, inter / (area[own[first]] + area[own[second]] - inter)
 
 
-def surviving(count: int, pairs: list[list[int]]) -> list[int]:
+def _shared_cells(masks: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """How many cells every two of K masks share, (K, K), and the area of each, float32 (K,)."""
+    pixels = math.prod(masks.shape[1:])
+    flat = np.ascontiguousarray(masks).reshape(-1)
+    # few cells are set: eight at a time are looked at first
+    eights = flat[: len(flat) // 8 * 8].reshape(-1, 8)
+    some = np.flatnonzero(eights.view(np.int64)[:, 0] != 0) if len(eights) else np.zeros(0, np.int64)
+    at, within = np.nonzero(eights[some])
+    cells = np.concatenate([some[at] * 8 + within, np.flatnonzero(flat[eights.size :]) + eights.size])
+    ends = np.searchsorted(cells, np.arange(len(masks) + 1) * pixels)
+    belongs = sparse.csr_matrix((np.ones(len(cells), np.float32), cells % max(1, pixels), ends), (len(masks), pixels))
+    times = np.bincount(belongs.indices)
+    if _DENSE * float(times @ times) < len(masks) ** 2 * float((times > 0).sum()):
+        shared = belongs @ belongs.T
+    else:
+        dense = belongs[:, np.flatnonzero(times)].toarray()
+        shared = sparse.csr_matrix(dense @ dense.T)
+    return shared, np.diff(ends).astype(np.float32)
+
+
+def surviving(count: int, pairs: Sequence[Sequence[int]]) -> list[int]:
     """Greedy suppression: items 0..count-1 by rank; pairs (i, j), i < j, sorted: "i suppresses j"."""
     suppressed = bytearray(count)
     for i, j in pairs:

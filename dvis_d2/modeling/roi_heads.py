@@ -15,14 +15,14 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from ..data.cropped_masks import CroppedMasks
-from .detections import NMS_KINDS, detect
+from .detections import FOR_AP, NMS_KINDS, detect
 from .mask_pasting import MASK_SOURCES, final_masks
 from .masks import mask_iou
 from .options import check_range
 from .proposal_generator import CAPPED, refined_proposals
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
-LIKELY, FOR_AP = 0.5, 0.2  # the score of what likely is an object; score thresholds up to here are not a user's
+LIKELY = 0.5  # the score of what likely is an object
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
@@ -242,9 +242,10 @@ class DVISROIHeads(ROIHeads):
             pred_masks=torch.from_numpy(drawn.numpy()).to(result.scores.device) if whole else drawn,
         )
 
-    def draw_masks(self, result: Instances, size: tuple[int, int]) -> CroppedMasks:
-        """:func:`final_masks` of one image's detections."""
-        drawn = result.soft_masks, result.mask_probs, result.pred_boxes.tensor
+    def draw_masks(self, result: Instances, size: tuple[int, int], rows: Any = slice(None)) -> CroppedMasks:
+        """:func:`final_masks` of one image's detections, or of some of them."""
+        soft = result.soft_masks[rows] if self.mask_source == "label_map" else result.soft_masks[:0]  # whole maps
+        drawn = soft, result.mask_probs[rows], result.pred_boxes.tensor[rows]
         sizes = {"image_size": result.image_size, "output_size": size}
         return final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
 

@@ -19,7 +19,7 @@ from ..modeling.meta_arch import DVIS
 
 CLOSE_UP = 150  # pixels of a picture's side
 PICTURES = 3  # of each kind of error
-SHOWN_SCORE = 0.5  # of what is drawn, and of the confusion: what `dvis predict` writes
+SHOWN_SCORE = 0.5  # of what is drawn, and of the confusion
 FOUND, TRUE, WRONG = (86, 180, 233), (240, 228, 66), (255, 255, 255)  # colors of outlines
 
 

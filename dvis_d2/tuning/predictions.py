@@ -113,7 +113,7 @@ class StoredPredictions:
         source, (rows, classes, scores) = heads.mask_source, heads.detect(proposals)
         new = [row for row in dict.fromkeys(rows.tolist()) if (source, row) not in codes]
         if new:
-            masks = heads.draw_masks(proposals[new], image.output_size)
+            masks = heads.draw_masks(proposals, image.output_size, new)
             codes |= zip(((source, row) for row in new), masks.to_rle(), strict=True)
         found = [
             {"image_id": image.image_id, "category_id": category, "segmentation": codes[source, row], "score": score}

@@ -97,6 +97,19 @@ def test_the_way_of_a_user(tab, drawn, explorer):
     assert (drawn / "thresholds.yaml").is_file()
 
 
+def test_a_long_answer_is_announced_and_meets_only_the_newest_thresholds(tab, explorer):
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    slider = tab.locator("fieldset[data-key='MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD'] input").last
+    slider.focus()
+    with explorer.lock:  # the server is busy
+        for _ in range(5):
+            slider.press("ArrowRight")
+        tab.wait_for_selector("#status:text-is('grouping …')")
+    settle(tab)
+    assert asked.count("group") == 2 and asked.count("find") == 1
+
+
 def test_a_large_image_is_shown_a_part_at_a_time(tab, drawn, explorer, tmp_path):
     large = np.zeros((900, 1300, 3), np.uint8)
     large[700:828, 1100:1228] = cv2.imread(str(drawn / "5.png"))

@@ -67,6 +67,15 @@ def test_the_network_runs_once_an_image_and_the_heads_once_a_grouping(explorer, 
     assert runs.count("network") == 1 and runs.count("heads") == 2 * once
 
 
+def test_an_object_is_explained_without_another_suppression(explorer, monkeypatch):
+    view, values = explorer.view(0), first(explorer)
+    weighted = values | {"MODEL.DVIS_ROI_HEADS.ALPHA": 0.25}
+    explorer.find(view, weighted)
+    explorer.find(explorer.view(1), values)  # leaves the model with other thresholds
+    monkeypatch.setattr(explorer.network.roi_heads, "detect", None)
+    assert details.explain(explorer, view, weighted, 0)[0]["alpha"] == 0.25
+
+
 def test_a_higher_foreground_threshold_leaves_less_foreground(explorer):
     view, values = explorer.view(0), first(explorer)
     low, high = (explorer.group(view, values | {FOREGROUND: t}).levels for t in (0.5, 2.5))

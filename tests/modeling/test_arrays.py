@@ -90,3 +90,11 @@ def test_without_torch_and_detectron2():
     areas, boxes = run.stdout.split("] ", 1)
     assert boxes.strip() == "[[4.0, 8.0, 24.0, 32.0], [36.0, 12.0, 48.0, 28.0]]"
     assert areas == "[188, 476"
+
+
+def test_large_zeros_are_zeros_of_their_own():
+    large, other = (zeros((3, 1024, 1024), np.ones(1, np.float32)) for _ in range(2))
+    large[1] = 2
+    copy = torch.from_numpy(large)
+    del large  # the memory lives as long as anything of it
+    assert copy.shape == (3, 1024, 1024) and copy.sum() == 2 * 1024**2 and not other.any()

@@ -40,6 +40,20 @@ def test_of_one_class_there_is_one_detection_a_proposal():
     assert detections_of([], []) == ([], [], [])
 
 
+@pytest.mark.parametrize("nms", ["hard", "matrix"])
+def test_what_a_user_sees_does_not_lie_by_more_than_half_on_a_better_one(nms):
+    masks = strips(
+        (0, 8), (6, 10), (5, 9), (9, 16), (0, 16)
+    )  # shares on the first: 1/2, 3/4, 0, and 1/2 of a large one
+    ious, probs = torch.tensor([0.9, 0.85, 0.88, 0.8, 0.75]), torch.eye(3)[[0, 0, 1, 2, 1]]
+    options = dict(alpha=0.5, nms_threshold=1.0, max_detections=10, nms=nms)
+    for threshold, expected in [(0.2, [0, 1, 2, 3, 4]), (0.21, [0, 1, 3, 4])]:
+        assert sorted(detect(masks, ious, probs, score_threshold=threshold, **options)[0].tolist()) == expected
+    # what is left out covers nothing itself, and of a proposal with two classes the better one is left
+    rows, classes, _ = detect(masks[:1], ious[:1], torch.tensor([[0.4, 0.6]]), score_threshold=0.3, **options)
+    assert (rows.tolist(), classes.tolist()) == ([0], [1])
+
+
 def test_probabilities_that_are_not_finite_give_nothing():
     nan = float("nan")
     assert detections_of([0.8, nan], [[nan, nan], [0.9, 0.1]]) == ([], [], [])

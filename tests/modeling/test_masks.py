@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from dvis_d2.modeling.masks import mask_boxes, mask_iou, mask_nms
+from dvis_d2.modeling.masks import mask_boxes, mask_iou, mask_nms, matrix_nms
 
 
 def rectangle(size, y0, y1, x0, x1):
@@ -83,3 +83,23 @@ def test_nms_by_class():
 def test_nms_of_nothing():
     kept = mask_nms(torch.zeros(0, 2, 2, dtype=torch.bool), torch.zeros(0), 0.5)
     assert kept.dtype == torch.int64 and kept.shape == (0,)
+
+
+@pytest.mark.parametrize("dense", [0, 16, 1e9])  # which of the two ways the overlaps are counted
+@pytest.mark.parametrize("seed", range(20))
+def test_nms_is_greedy_over_the_iou_of_all_pairs(seed, dense, monkeypatch):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((int(rng.integers(1, 12)), *rng.integers(1, 24, 2)), dtype=bool)
+    for mask in masks:
+        y, x, height, width = rng.integers(0, 12, 4)
+        mask[y : y + height, x : x + width] = rng.random() < 0.9
+    rows, threshold = rng.integers(0, len(masks), 15), float(rng.choice([0, 0.3, 0.8, 1]))
+    scores, classes = rng.random(15).round(1), rng.integers(0, 2, 15)
+    iou, kept = mask_iou(masks, masks)[rows][:, rows], []
+    for k in np.argsort(-scores, kind="stable").tolist():
+        better = [iou[j, k] for j in kept if classes[j] == classes[k]]
+        if all(value <= threshold and value != 1 for value in better):
+            kept.append(k)
+    monkeypatch.setitem(matrix_nms.__wrapped__.__globals__, "_DENSE", dense)
+    assert mask_nms(masks, scores, threshold, classes, rows).tolist() == kept
+    assert np.array_equal(matrix_nms(masks, scores, classes, rows), matrix_nms(masks[rows], scores, classes))

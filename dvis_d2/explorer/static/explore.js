@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 const OUTCOMES = { hit: [0, 180, 130], miss: [213, 94, 0], merge: [214, 131, 177], split: [240, 228, 66], duplicate: [86, 180, 233], extra: [230, 159, 0], "": [150, 150, 150] };
 const WHITE = [255, 255, 255];
 const PAUSE = 120; // milliseconds without a change of a slider before the heads run
+const PATIENCE = 500; // milliseconds without an answer before the page says what it waits for
 const fixed = (value, digits = 2) => Number(value).toFixed(digits);
 
 const start = await ask("start");
@@ -15,12 +16,25 @@ let values = first();
 let open = null; // the view: {image, center, window, size, map, labels, top, ...}
 let groups = null; // proposals and levels
 let found = null; // objects
+let opening = null; // what was asked last
 let chosen = { object: -1, proposal: -1 };
 const viewer = new Viewer($("panes"), { onPoint: readOut, onClick: choose });
 const status = (text, error = false) => {
   $("status").textContent = text;
   $("status").classList.toggle("error", error);
 };
+
+// The answer, and until it comes, if that takes long, what is being done.
+async function patiently(doing, answer) {
+  const before = $("status").textContent;
+  const timer = setTimeout(() => status(`${doing} …`), PATIENCE);
+  try {
+    return await answer;
+  } finally {
+    clearTimeout(timer);
+    if ($("status").textContent === `${doing} …`) status(before);
+  }
+}
 
 // ---- The way of an image: opened once, then grouped, then judged, each again after a change before it
 
@@ -33,20 +47,26 @@ async function work() {
   working = true;
   try {
     while (wanted.group || wanted.find) {
-      const asked = { image: open.image, center: open.center, thresholds: values };
+      const view = open;
+      const asked = { image: view.image, center: view.center, thresholds: values };
       if (wanted.group) {
         wanted.group = false;
         const began = performance.now();
-        showGroups(await askPacked("group", asked));
+        const said = await patiently("grouping", askPacked("group", asked));
+        if (view !== open) continue; // another image was opened meanwhile
+        showGroups(said);
         status(`grouped in ${Math.round(performance.now() - began)} ms`);
         groups.histogram = await ask("histogram", asked);
+        if (view !== open) continue;
         drawHistogram($("histogram"), groups.histogram, start.scale, open.top);
       } else if (performance.now() - changed < PAUSE) {
         await new Promise((resolve) => setTimeout(resolve, PAUSE / 3));
       } else {
         wanted.find = false;
         const began = performance.now();
-        showFound(await askPacked("find", asked));
+        const said = await patiently("the heads judge the proposals", askPacked("find", asked));
+        if (view !== open) continue;
+        showFound(said);
         status(`objects in ${Math.round(performance.now() - began)} ms`);
       }
     }
@@ -68,8 +88,10 @@ async function openView(image, center = null) {
   status("the network runs …");
   try {
     const asked = { image, center };
+    const mine = (opening = asked);
     const said = await askPacked("open", asked);
     const [blob, small] = await Promise.all([askBlob("picture", asked), askBlob("picture", { image, overview: true })]);
+    if (mine !== opening) return; // another one was chosen meanwhile
     const labels = asFloats(said.arrays.labels);
     open = { ...said, image, center, labels, top: Math.max(1, labels.reduce((a, b) => (b > a ? b : a), 0)) };
     viewer.base = await createImageBitmap(blob);
@@ -198,7 +220,8 @@ async function showChosen() {
   if (object < 0) return;
   const mine = chosen;
   try {
-    const said = await askPacked("explain", { image: open.image, center: open.center, thresholds: values, number: object });
+    const asked = { image: open.image, center: open.center, thresholds: values, number: object };
+    const said = await patiently("looking at the object", askPacked("explain", asked));
     if (mine !== chosen) return;
     chosen.soft = onMap(paintSoft(said.arrays.soft, said.box, open.map));
     const [x0, y0, x1, y1] = found.boxes[object];
