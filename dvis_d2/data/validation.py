@@ -224,7 +224,7 @@ def _usable_images(images: list[dict], used: set[int], report: Report) -> dict[i
             "images without annotations": is_usable and id_ not in used,
         }
         report.add(f"image {id_} ({name})", found)
-    for file_name in _twice(image["file_name"] for image in usable.values()):
+    for file_name in _twice(os.path.normpath(image["file_name"]) for image in usable.values()):
         report.add(file_name, {"images that are listed more than once": True})
     return usable
 
