@@ -1,8 +1,9 @@
 """The config keys of DVIS, beside Detectron2's own. Section, equation and supplement numbers are the paper's."""
 
 import functools
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,31 @@ def renew(values: Mapping[str, Any]) -> dict[str, Any]:
         regions = ["regions" if source in ("parts", "linked") else source for source in sources]
         renewed["MODEL.MEAN_SHIFT.CANDIDATES"] = list(dict.fromkeys(regions))
     return renewed
+
+
+def check_input(cfg: CN) -> None:
+    """ValueError where the images of a config cannot be: their order of colors, sizes, or statistics of colors."""
+    given, model, channels = cfg.INPUT, cfg.MODEL, 1 if cfg.INPUT.FORMAT == "L" else 3
+    sound = (
+        ("INPUT.FORMAT", given.FORMAT in ("BGR", "RGB", "L"), "BGR, RGB or L"),
+        ("INPUT.NORMALIZE", given.NORMALIZE in ("auto", "percentile", "none"), "auto, percentile or none"),
+        ("INPUT.MIN_SIZE_TEST", given.MIN_SIZE_TEST >= 0, "px, or 0 for the image's own"),
+        ("INPUT.MAX_SIZE_TEST", given.MAX_SIZE_TEST > 0, "px"),
+        ("TEST.TILE_SIZE", cfg.TEST.TILE_SIZE >= 0, "px, or 0 for no tiles"),
+        ("MODEL.PIXEL_MEAN", _are_colors(model.PIXEL_MEAN, channels), f"{channels} numbers"),
+        (
+            "MODEL.PIXEL_STD",
+            _are_colors(model.PIXEL_STD, channels) and min(model.PIXEL_STD) > 0,
+            f"{channels}, above 0",
+        ),
+    )
+    for key, right, what in sound:
+        if not right:
+            raise ValueError(f"{key} is {dict(flat(cfg))[key]!r}\ngive {what}")
+
+
+def _are_colors(values: Sequence[Any], channels: int) -> bool:
+    return len(values) == channels and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
 def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -61,8 +61,9 @@ def read_checkpoint(path: str) -> dict:
             raise ValueError(f"{path} would run code when it is loaded: {found[1] or found[2]}\n{advice}") from error
         advice = "copy or download it again, or take another checkpoint"
         raise DamagedCheckpoint(f"{path} is damaged, or holds no weights\n{advice}") from error
-    if not isinstance(content, dict):
-        raise DamagedCheckpoint(f"{path} holds a {type(content).__name__}, no weights\ngive a model's checkpoint")
+    weights = content.get("model", {}) if isinstance(content, dict) else content
+    if not isinstance(weights, dict):
+        raise DamagedCheckpoint(f"{path} holds a {type(weights).__name__}, no weights\ngive a model's checkpoint")
     return content
 
 
