@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from . import __version__
-from .config import add_dvis_config, check_input, find_config, flat, load_config, merge_values, nested, packaged
+from .config import add_dvis_config, check_values, find_config, flat, load_config, merge_values, nested, packaged
 from .safe_io import DamagedCheckpoint, parse_yaml, read_checkpoint, replacing
 from .tuning.thresholds import check_thresholds, merge_tuned_thresholds
 
@@ -251,7 +251,7 @@ def load_model(
     merge_tuned_thresholds(cfg, opts)
     cfg.merge_from_list(list(opts))
     check_thresholds(cfg)
-    check_input(cfg)
+    check_values(cfg)
     settle_device(cfg)
     cfg.freeze()
     model = build_model(cfg).eval()

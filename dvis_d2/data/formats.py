@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..safe_io import locked, replacing
-from .coco_file import read_json
+from ..safe_io import locked, read_json, replacing
 from .mask_folders import IMAGE_SUFFIXES, FormatError, pair_masks, part_of, read_masks, some
 from .polygon_files import is_yolo, read_labelme, read_yolo
 from .to_coco import complete_coco

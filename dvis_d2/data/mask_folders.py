@@ -121,7 +121,8 @@ def read_masks(root: Path, files: list[Path]) -> CocoLists:
     if alone := alone or [path for key, paths in masks.items() if key not in images for path in paths]:
         advice = "images/a.png needs masks/a.png, a.png needs a_masks.png, ID/images/ needs ID/masks/; or take them out"
         raise FormatError(f"images without masks, or masks without an image: {some(alone)}", advice)
-    lists, most, in_parts, num_seams, total, blurred = CocoLists(root), 0, [], 0, 0, []
+    lists, most, in_parts = CocoLists(root), 0, []
+    num_seams, total, blurred = 0, 0, list[Path]()
     for key, image in sorted(images.items()):
         objects: list[dict] = []
         for path in masks[key]:

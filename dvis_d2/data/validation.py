@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .coco_file import read_json
+from ..safe_io import read_json
 from .image_checks import check_image_files, find_root
 from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, is_box, is_number
 from .rle import MAX_PIXELS

@@ -59,7 +59,7 @@ class ImageModel:
         stored ones, for measurements."""
         limits = ("confidence threshold", confidence_threshold, 0, 1), ("scale", scale, 0.01, 100)
         for what, value, low, high in limits:
-            if (what, value) != ("scale", None) and not (isinstance(value, Real) and low <= value <= high):
+            if (what, value) != ("scale", None) and not (isinstance(value, Real) and low <= float(value) <= high):
                 raise ValueError(f"the {what} is {value!r}: give a number from {low} to {high}")
         if warning := other_pixels(self._inference.statistics, str(pixels.dtype), self.cfg.INPUT.NORMALIZE):
             warn_once(warning)
