@@ -11,6 +11,9 @@ With --webcam and without --output the result is shown in a window, until Esc.
 import argparse
 import os
 
+import dvis_d2  # noqa: F401  # before torch, whose threads it tells how to wait
+
+# isort: split
 import click
 import cv2
 import numpy as np

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from . import __version__
-from .config import add_dvis_config, find_config, flat, load_config, merge_values, nested, packaged
+from .config import add_dvis_config, check_values, find_config, flat, load_config, merge_values, nested, packaged
 from .safe_io import DamagedCheckpoint, parse_yaml, read_checkpoint, replacing
 from .tuning.thresholds import check_thresholds, merge_tuned_thresholds
 
@@ -120,6 +120,10 @@ class DVISCheckpointer(DetectionCheckpointer):
         if self._strict and stored and own and stored != own:
             advice = "give data with the same categories, in the order of their ids, or train on these"
             raise ValueError(f"{self.loaded} knows the classes {shorten(stored)}, not {shorten(own)}\n{advice}")
+        wrong = [k for k, v in checkpoint["model"].items() if torch.is_tensor(v) and not torch.isfinite(v).all()]
+        if wrong:
+            advice = "take an earlier checkpoint, and lower SOLVER.BASE_LR to train on"
+            raise ValueError(f"{self.loaded} holds NaN or infinite values ({shorten(wrong)})\n{advice}")
         incompatible = super()._load_model(checkpoint)
         shapes = {name: f"{name} {in_file} for {in_model}" for name, in_file, in_model in incompatible.incorrect_shapes}
         missing = [name for name in incompatible.missing_keys if name not in shapes]
@@ -185,7 +189,12 @@ def stored_info(path: str, config_file: str | None = None) -> dict[str, Any]:
     """The :func:`checkpoint_info` in a file; its config is that of `config_file`, if given, or else, in a file without
     one, that of the config.yaml beside it. FileNotFoundError without either."""
     info = read_checkpoint(path).get("dvis") or {}
-    if "config" in info and not config_file:
+    names, kinds = info.get("class_names", []) if isinstance(info, dict) else None, {"config": str, "statistics": dict}
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not sound or not all(isinstance(info.get(key) or kind(), kind) for key, kind in kinds.items()):
+        advice = "give the weights as a training of dvis_d2 wrote them"
+        raise DamagedCheckpoint(f"{path} does not say rightly which model it is for\n{advice}")
+    if "config" in info and "class_names" in info and not config_file:
         return info
     config_file = find_config(config_file) if config_file else os.path.join(os.path.dirname(path), "config.yaml")
     if not os.path.isfile(config_file):
@@ -206,11 +215,18 @@ def merge_stored(cfg: CfgNode, info: Mapping[str, Any], path: str) -> None:
 
 
 def settle_device(cfg: CfgNode) -> None:
-    """The CPU, in place, with a log line, for a config of a machine with CUDA where there is none."""
+    """The CPU, in place, with a log line, for a config of a machine with CUDA where there is none. ValueError for a
+    device that is not here."""
     device = cfg.MODEL.DEVICE
     if device.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).info("MODEL.DEVICE is %s, but there is no CUDA here: using the CPU", device)
         cfg.MODEL.DEVICE = "cpu"
+    try:
+        torch.empty(0, device=cfg.MODEL.DEVICE)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"there is no MODEL.DEVICE {device} here\ngive cpu, or leave it out for the best one"
+        ) from error
 
 
 def load_model(
@@ -235,6 +251,7 @@ def load_model(
     merge_tuned_thresholds(cfg, opts)
     cfg.merge_from_list(list(opts))
     check_thresholds(cfg)
+    check_values(cfg)
     settle_device(cfg)
     cfg.freeze()
     model = build_model(cfg).eval()

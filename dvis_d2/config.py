@@ -1,8 +1,9 @@
 """The config keys of DVIS, beside Detectron2's own. Section, equation and supplement numbers are the paper's."""
 
 import functools
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,27 @@ RENAMED_KEYS = {
     "MODEL.VARIATIONAL_LOSS.PI_CENTRE": "MODEL.VARIATIONAL_LOSS.PI_CENTER",
 }
 # keys of earlier versions that are gone, with the value at which a model is what it is without them
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+ONE_OF = {
+    "INPUT.FORMAT": ("BGR", "RGB", "L"),
+    "INPUT.NORMALIZE": ("auto", "percentile", "none"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
+    "MODEL.RESNETS.NORM": _NORMS,
+    "MODEL.FPN.NORM": _NORMS,
+}
+AT_LEAST = {
+    "INPUT.MIN_SIZE_TEST": 0,  # the image's own
+    "INPUT.MAX_SIZE_TEST": 1,
+    "INPUT.MAX_SIZE_TRAIN": 1,
+    "TEST.TILE_SIZE": 0,  # no tiles
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.WEIGHT_DECAY": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.FPN.OUT_CHANNELS": 1,
+    "MODEL.LABEL_MAP_HEAD.CONV_DIM": 1,
+}
 REMOVED_KEYS = {
     "DATASETS.CLASS_AGNOSTIC": False,
     "DATASETS.SEEN_CLASSES": [],
@@ -146,6 +168,8 @@ def _with_bases(path: str, inner: tuple[str, ...] = ()) -> dict[str, Any]:
     with PathManager.open(path, "rb") as file:
         content = parse_yaml(file.read(), path)
     bases = content.pop("_BASE_", [])
+    if not all(isinstance(base, str) for base in ([bases] if not isinstance(bases, list) else bases)):
+        raise ValueError(f"_BASE_ in {path} is {bases!r}\ngive a file, or a list of files")
     values: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         base = os.path.expanduser(base)
@@ -180,6 +204,39 @@ def renew(values: Mapping[str, Any]) -> dict[str, Any]:
         regions = ["regions" if source in ("parts", "linked") else source for source in sources]
         renewed["MODEL.MEAN_SHIFT.CANDIDATES"] = list(dict.fromkeys(regions))
     return renewed
+
+
+def check_values(cfg: CN) -> None:
+    """ValueError for a value that nothing can be made of, where Detectron2, torch or Pillow would fail later or in
+    silence: a choice that is none, a number out of its range."""
+    values, channels = dict(flat(cfg)), 1 if cfg.INPUT.FORMAT == "L" else 3
+    sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.SIZE
+    sizes = [sizes] if isinstance(sizes, int) else sizes
+    sound = {
+        key: (values[key] in choices, f"one of {', '.join(map(repr, choices))}") for key, choices in ONE_OF.items()
+    }
+    sound |= {key: (least <= values[key] < math.inf, f"at least {least}") for key, least in AT_LEAST.items()}
+    sound |= {
+        "SEED": (cfg.SEED < 2**31, "less than 2147483648; -1 is another one each time"),
+        "SOLVER.BASE_LR": (0 < cfg.SOLVER.BASE_LR < math.inf, "above 0"),
+        "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD != 0, "at least 1"),
+        "INPUT.MIN_SIZE_TRAIN": (_are_numbers(sizes) and min(sizes) >= 0, "px, or (0,) for the images' own sizes"),
+        "INPUT.CROP.SIZE": (_are_numbers(crop, 2) and min(crop) > 0, "[height, width] above 0"),
+        "MODEL.PIXEL_MEAN": (_are_numbers(cfg.MODEL.PIXEL_MEAN, channels), f"{channels} numbers"),
+        "MODEL.PIXEL_STD": (
+            _are_numbers(cfg.MODEL.PIXEL_STD, channels) and min(cfg.MODEL.PIXEL_STD) > 0,
+            f"{channels} numbers above 0",
+        ),
+    }
+    for key, (right, what) in sound.items():
+        if not right:
+            raise ValueError(f"{key} is {values[key]!r}\nit has to be {what}")
+
+
+def _are_numbers(values: Sequence[Any], count: int = 0) -> bool:
+    """Finite ones, as many; 0: at least one."""
+    finite = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    return finite and len(values) == (count or max(len(values), 1))
 
 
 def flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,14 @@
 """Files that are read without running what is in them, and written whole or not at all."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
 import pickle
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import yaml
@@ -61,9 +63,23 @@ def read_checkpoint(path: str) -> dict:
             raise ValueError(f"{path} would run code when it is loaded: {found[1] or found[2]}\n{advice}") from error
         advice = "copy or download it again, or take another checkpoint"
         raise DamagedCheckpoint(f"{path} is damaged, or holds no weights\n{advice}") from error
-    if not isinstance(content, dict):
-        raise DamagedCheckpoint(f"{path} holds a {type(content).__name__}, no weights\ngive a model's checkpoint")
+    weights = content.get("model", {}) if isinstance(content, dict) else content
+    if not isinstance(weights, dict):
+        raise DamagedCheckpoint(f"{path} holds a {type(weights).__name__}, no weights\ngive a model's checkpoint")
     return content
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file in UTF-8, -16 or -32, with a byte-order mark or without. OSError, or ValueError."""
+    collects = gc.isenabled()
+    gc.disable()  # which would look through the growing tree again and again: twice the time
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -104,8 +120,8 @@ def locked(path: str | os.PathLike, what: str, *, patience: float = 10, limit: f
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with Python's tuples, which saved configs hold. An alias stands for a plain value, a list or a dict of
-    plain values, which excludes loops and files that grow without end."""
+    """Safe YAML with Python's tuples, which saved configs hold, and each key once. An alias stands for a plain value, a
+    list or a dict of plain values, which excludes loops and files that grow without end."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -115,6 +131,12 @@ class _Loader(yaml.SafeLoader):
             if node and (node.end_mark is None or not all(isinstance(v, yaml.ScalarNode) for v in values)):
                 raise yaml.constructor.ConstructorError(None, None, "an alias of nested values", node.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_constructor(

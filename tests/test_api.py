@@ -76,6 +76,9 @@ def test_threshold_label_map_and_pixels(model):
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="from 0 to 1"):
             model.predict(gray, confidence_threshold=wrong)
+    for wrong in (0, -1, float("nan"), float("inf"), 1e9, "2"):
+        with pytest.raises(ValueError, match="the scale is .* from 0.01 to 100"):
+            model.predict(gray, scale=wrong)
 
 
 def test_files_keep_their_own_values_for_measurements(model, tmp_path, monkeypatch):

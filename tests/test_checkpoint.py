@@ -125,6 +125,61 @@ def test_what_does_not_fit_stops_inference_and_is_listed(tmp_path):
     assert "config.yaml" in advice
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_training_are_refused(value, tmp_path):
+    torch.save({"model": {"weight": torch.full((2, 3), value), "bias": torch.ones(2)}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth holds NaN or infinite values \(weight\)\n"):
+        DVISCheckpointer(Linear(0)).load(str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("weights", [None, [1, 2], "text"])
+def test_a_file_whose_model_is_none(weights, tmp_path):
+    torch.save({"model": weights}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"x.pth holds a {type(weights).__name__}, no weights\n"):
+        DVISCheckpointer(Linear(0)).load(str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": 7}, {"class_names": [1, 2]}, {"class_names": "ab"}, {"statistics": [1]}, "text"]
+)
+def test_a_file_that_describes_itself_wrongly(change, untrained_cfg, tmp_path):
+    content = torch.load(untrained_cfg.MODEL.WEIGHTS, weights_only=True)
+    content["dvis"] = content["dvis"] | change if isinstance(change, dict) else change
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth does not say rightly which model it is for\n"):
+        load_model(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("INPUT.FORMAT", "XYZ"),
+        ("INPUT.MIN_SIZE_TEST", "-3"),
+        ("INPUT.MAX_SIZE_TEST", "0"),
+        ("TEST.TILE_SIZE", "-1"),
+        ("MODEL.PIXEL_MEAN", "(1.0,)"),
+        ("MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"),
+        ("SOLVER.MAX_ITER", "0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "0"),
+        ("SOLVER.BASE_LR", "-1.0"),
+        ("SOLVER.LR_SCHEDULER_NAME", "foo"),
+        ("DATALOADER.NUM_WORKERS", "-1"),
+        ("SEED", "99999999999999999999"),
+        ("INPUT.MIN_SIZE_TRAIN", "()"),
+        ("INPUT.MIN_SIZE_TRAIN", "(-5,)"),
+        ("INPUT.CROP.TYPE", "foo"),
+        ("INPUT.CROP.SIZE", "[-5, 5]"),
+        ("MODEL.RESNETS.DEPTH", "19"),
+        ("MODEL.FPN.NORM", "foo"),
+        ("MODEL.DEVICE", "tpu"),
+        ("MODEL.DEVICE", "mps:7"),
+    ],
+)
+def test_values_that_no_model_can_have_are_named(key, value, untrained_cfg):
+    with pytest.raises(ValueError, match=f"{key} .*\n"):
+        load_model(untrained_cfg.MODEL.WEIGHTS, opts=[key, value])
+
+
 def test_a_model_with_another_number_of_classes_is_refused(untrained_cfg):
     untrained_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     with pytest.raises(ValueError, match=r"does not fit the model.*\(3, .*\) for \(4, "):

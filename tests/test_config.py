@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from detectron2.config import get_cfg
 
 from dvis_d2 import config
 from dvis_d2.config import find_config
@@ -33,3 +34,16 @@ def test_an_installed_package_has_its_configs_inside(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "some.yaml").touch()
         assert find_config("configs/some.yaml") == str(folder / "some.yaml")
+
+
+@pytest.mark.parametrize("base", ["5", "[5]", "null", "{a: b}"])
+def test_a_base_that_is_no_file(base, tmp_path):
+    (tmp_path / "x.yaml").write_text(f"_BASE_: {base}\n")
+    with pytest.raises(ValueError, match="_BASE_ in .*x.yaml is .*\n"):
+        config.load_config(get_cfg(), str(tmp_path / "x.yaml"))
+
+
+def test_a_key_that_is_given_twice(tmp_path):
+    (tmp_path / "x.yaml").write_text("SOLVER:\n  MAX_ITER: 5\n  GAMMA: 0.1\n  MAX_ITER: 7\n")
+    with pytest.raises(ValueError, match="x.yaml cannot be read .*the key MAX_ITER twice"):
+        config.load_config(get_cfg(), str(tmp_path / "x.yaml"))

@@ -16,6 +16,18 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 ROOT = Path(__file__).parents[1]
+# ends a program where it imports torch, with how the threads that torch then makes will wait
+AT_TORCH = """
+import os, runpy, sys
+class Finder:
+    def find_spec(name, *_):
+        if name == "torch":
+            sys.exit(f"wait: {os.environ.get('OMP_WAIT_POLICY')}")
+sys.meta_path.insert(0, Finder)
+sys.argv = sys.argv[1:]
+name = sys.argv[0]
+runpy.run_path(name, run_name="__main__") if name.endswith(".py") else runpy.run_module(name, run_name="__main__")
+"""
 
 
 def run(program, *args, fails=False):
@@ -90,6 +102,16 @@ def test_demo_names_an_input_that_is_not_there(tmp_path):
 def test_train_net_alone_says_what_is_missing():
     lines = run("train_net.py", fails=True).splitlines()
     assert len(lines) == 3 and "--data FOLDER" in lines[1] and "--help" in lines[2]
+
+
+@pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py", "dvis_d2", "experiments.soak"])
+def test_threads_are_told_how_to_wait_before_torch_is_there(program):
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
+    for choice in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
+        command = [sys.executable, "-c", AT_TORCH, program, "--help"]
+        done = subprocess.run(command, cwd=ROOT, env=env | choice, capture_output=True, text=True, timeout=300)
+        expected = f"wait: {choice.get('OMP_WAIT_POLICY', 'PASSIVE')}"
+        assert done.stderr.strip().splitlines()[-1] == expected, done.stderr
 
 
 @pytest.mark.parametrize("program", ["train_net.py", "demo/demo.py"])

@@ -7,8 +7,9 @@ import click
 from detectron2.data import DatasetCatalog
 
 from ..data import check_coco_json, complete_coco
-from ..data.coco_file import ensure_new, read_json, write_new_json
+from ..data.coco_file import ensure_new, write_new_json
 from ..data.to_coco import to_coco
+from ..safe_io import read_json
 from .errors import UserError
 
 

@@ -1,15 +1,13 @@
 """COCO-format files, as they are read for the check, training and evaluation, and written."""
 
-import gc
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
-from ..safe_io import replacing
+from ..safe_io import read_json, replacing
 from .polygons import plain_polygons
 from .rle import checked_runs
 
@@ -52,19 +50,6 @@ def small_ids(ids: Iterable[Any]) -> dict[Any, Any]:
     ids = list(ids)
     large = any(isinstance(id_, int) and abs(id_) > LARGE_ID for id_ in ids)
     return {id_: number for number, id_ in enumerate(sorted(ids), start=1)} if large else {id_: id_ for id_ in ids}
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file in UTF-8, -16 or -32, with a byte-order mark or without. OSError, or ValueError."""
-    collects = gc.isenabled()
-    gc.disable()  # which would look through the growing tree again and again: twice the time
-    try:
-        return json.loads(Path(path).read_bytes())
-    except RecursionError:
-        raise ValueError("lists and objects are nested too deeply") from None
-    finally:
-        if collects:
-            gc.enable()
 
 
 def write_new_json(path: str, data: Any) -> None:

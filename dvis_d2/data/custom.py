@@ -9,7 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .coco_file import CheckedCOCO, read_json, small_ids
+from ..safe_io import read_json
+from .coco_file import CheckedCOCO, small_ids
 from .dataset_errors import DatasetError
 from .image_checks import leads_out
 from .validation import check_coco_json

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..safe_io import locked, replacing
-from .coco_file import read_json
+from ..safe_io import locked, read_json, replacing
 from .dataset_errors import FormatError
 from .mask_folders import IMAGE_SUFFIXES, pair_masks, part_of, read_masks, some
 from .polygon_files import is_yolo, read_labelme, read_yolo
@@ -81,11 +80,13 @@ def list_files(source: Path) -> list[Path]:
         return [source, *(path for path in list_files(source.parent) if path.suffix.lower() in wanted)]
     if not source.is_dir():
         raise FormatError(f"there is no folder {source}", "give the folder of your images and masks")
-    found = []
-    for folder, folders, names in os.walk(source):
-        if os.path.exists(os.path.join(folder, CONVERTED, LOCK)):  # a training's output
+    found, seen = [], set()
+    for folder, folders, names in os.walk(source, followlinks=True):
+        # a training's output, or a link that leads in a circle
+        if os.path.exists(os.path.join(folder, CONVERTED, LOCK)) or os.path.realpath(folder) in seen:
             folders.clear()
             continue
+        seen.add(os.path.realpath(folder))
         folders[:] = sorted(name for name in folders if name[0] not in "._")
         found += [Path(folder, name) for name in sorted(names) if name[0] != "."]
     return found
@@ -178,7 +179,7 @@ def _divide(parts: dict[str, Any], seed: int) -> str:
         how = f" ({VAL_SHARE:.0%} of all, drawn by seed {seed}: there is no folder or file for validation)"
         for part, is_val in (("train", False), ("val", True)):
             parts[part] = whole | {
-                key: [entry for entry in whole[key] if (entry.get(id_key) in chosen) == is_val]
+                key: [entry for entry in whole[key] if (_hashable(entry.get(id_key)) in chosen) == is_val]
                 for key, id_key in (("images", "id"), ("annotations", "image_id"))
             }
     counts = {p: f"{len(c['images'])} images with {len(c['annotations'])} objects" for p, c in parts.items()}
@@ -190,11 +191,16 @@ def _divide(parts: dict[str, Any], seed: int) -> str:
     return f"{text}\n  {len(names)} class{'es' * (len(names) > 1)}: {listed}"
 
 
+def _hashable(id_: Any) -> Any:
+    return repr(id_) if isinstance(id_, list | dict) else id_  # the check says what is wrong with it
+
+
 def _draw_validation(lists: dict[str, list[dict]], seed: int) -> set[Any]:
     """Ids of images: a share of those with objects, at least one, and of those without."""
-    classes: dict[Any, set] = {image.get("id"): set() for image in lists["images"]}
+    classes: dict[Any, set] = {_hashable(image.get("id")): set() for image in lists["images"]}
     for annotation in lists["annotations"]:
-        classes.setdefault(annotation.get("image_id"), set()).add(annotation.get("category_id"))
+        image_id, class_id = (_hashable(annotation.get(key)) for key in ("image_id", "category_id"))
+        classes.setdefault(image_id, set()).add(class_id)
     left = Counter(class_id for of_image in classes.values() for class_id in of_image)
     chosen: set[Any] = set()
     ids = list(classes)

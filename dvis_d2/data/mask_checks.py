@@ -39,7 +39,7 @@ DOUBTFUL = {
     "holes drawn as polygons": "COCO fills them, as it knows no holes; write the mask as an RLE",
     "pieces smaller than a pixel": "they are hardly ever drawn; remove them",
     "pieces of less than three points": "they are left out; remove them",
-    "images that are covered by their masks more than once": "inverted masks look like this, and a background that is "
+    "images that are covered by their masks all over": "inverted masks look like this, and a background that is "
     "annotated as an object",
     "masks in the upper left part of the images only": "the exporter may have used smaller images, or percent",
 }
@@ -73,7 +73,11 @@ def examine_mask(segmentation: Any, height: int, width: int) -> tuple[Shape | No
 
 def _examine_polygons(polygons: list, height: int, width: int) -> tuple[Shape | None, dict[str, Any]]:
     if not all(isinstance(polygon, list) for polygon in polygons):
-        return None, {"malformed polygons": "is one list of numbers: write [[x, y, x, y, ...]]"}
+        flat = all(is_number(value) for value in polygons)
+        found = "is one list of numbers" if flat else "is a list of other things than lists"
+        return None, {"malformed polygons": f"{found}: write [[x, y, x, y, ...]]"}
+    if all(isinstance(value, list) for polygon in polygons for value in polygon):
+        return None, {"malformed polygons": "has points as [x, y] pairs"}
     if any(len(polygon) % 2 for polygon in polygons):
         return None, {"malformed polygons": "has an odd number of values"}
     long_enough = [polygon for polygon in polygons if len(polygon) >= 6]
@@ -206,10 +210,10 @@ class MaskAudit:
         counts = Counter(kind for kinds, _ in self._disagreements for kind in kinds)
         for kinds, example in self._disagreements:
             yield example, {max(kinds, key=counts.__getitem__): True}
-        several = {image: sum(shares) for image, shares in self._covered.items() if len(shares) > 1}
-        covered = {image: share for image, share in several.items() if share > 1.5}
+        several = {image: round(sum(shares), 6) for image, shares in self._covered.items() if len(shares) > 1}
+        covered = {image: share for image, share in several.items() if share > 1.5 or share == 1}
         for image, share in covered.items() if len(covered) > len(several) / 2 else ():
-            yield f"image {image}, {share:.1f} times", {"images that are covered by their masks more than once": True}
+            yield f"image {image}, {share:.1f} times", {"images that are covered by their masks all over": True}
         if self.num_masks >= 6 and len(self._covered) > 1 and max(self._reach) < 0.6:
             where = f"{self._reach[0]:.0%} of the width and {self._reach[1]:.0%} of the height at most"
             yield where, {"masks in the upper left part of the images only": True}

@@ -88,8 +88,6 @@ def pair_masks(root: Path, files: list[Path]) -> tuple[dict[str, Path], dict[str
             masks[_free(masks, "/".join([*folders, stem]), path)] = path
         elif path.suffix.lower() in IMAGE_SUFFIXES and not in_masks and not path.stem.endswith("_flows"):  # Cellpose
             images[_free(images, "/".join([*folders, IMAGE_ENDING.sub("", path.stem)]), path)] = path
-    if not masks.keys().isdisjoint(images):
-        return images, {key: [path] for key, path in masks.items()}, True
     in_folder, groups = defaultdict(list), defaultdict(list)
     for key in images:
         in_folder[key.rpartition("/")[0]].append(key)
@@ -98,6 +96,9 @@ def pair_masks(root: Path, files: list[Path]) -> tuple[dict[str, Path], dict[str
         owners = [folder] if folder in images else in_folder[folder]
         if folder and len(owners) == 1:
             groups[owners[0]].append(path)
+    same_names = not masks.keys().isdisjoint(images)
+    if same_names and (masks.keys() == images.keys() or groups.keys() != images.keys()):
+        return images, {key: [path] for key, path in masks.items()}, True
     return images, groups, False
 
 
@@ -114,6 +115,7 @@ def read_masks(root: Path, files: list[Path]) -> CocoLists:
         advice = "images/a.png needs masks/a.png, a.png needs a_masks.png, ID/images/ needs ID/masks/; or take them out"
         raise FormatError(f"images without masks, or masks without an image: {some(alone)}", advice)
     lists, most, in_parts = CocoLists(root), 0, []
+    num_seams, total, blurred = 0, 0, list[Path]()
     for key, image in sorted(images.items()):
         objects: list[dict] = []
         for path in masks[key]:
@@ -127,8 +129,15 @@ def read_masks(root: Path, files: list[Path]) -> CocoLists:
             if len(found) == 1 and are_labels and cv2.connectedComponents((labels != 0).astype(np.uint8))[0] > 2:
                 in_parts.append(path)
             objects += found
-        most = max(most, len(objects))
+            if are_labels and (seams := count_seams(labels)):
+                num_seams, blurred = num_seams + seams, [*blurred, path]
+        most, total = max(most, len(objects)), total + len(objects)
         lists.add(part_of(image.relative_to(root).parent), image, ((0, rle) for rle in objects))
+    if 2 * num_seams > total:
+        what = f"{num_seams} of {total} objects are thin seams of others, as of blurred masks: {some(blurred)}"
+        raise FormatError(
+            what, "masks of numbers must not be smoothed: resize them by the nearest pixel, save them as PNG"
+        )
     if most == 1 and 2 * len(in_parts) > len(images):
         advice = "give every object its own integer, say with skimage.measure.label"
         what = f"masks of foreground, not of objects (one value, in several places): {some(in_parts)}"
@@ -147,10 +156,20 @@ def read_labels(path: Path) -> np.ndarray:
     if labels.ndim == 3 and labels.shape[2] <= 4:
         channels = labels[:, :, : 3 if labels.shape[2] > 2 else 1]
         labels = labels[:, :, 0] if (channels == channels[:, :, :1]).all() else labels  # gray, saved as color
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0:
+    if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0 or int(labels.max()) >= 2**63:
         advice = 'one integer >= 0 a pixel is expected, (height, width): save labels.astype("uint16")'
         raise FormatError(f"mask {path} is {labels.dtype} {labels.shape}, from {labels.min()}", advice)
     return labels.astype(np.int64)
+
+
+def count_seams(labels: np.ndarray) -> int:
+    """How many objects of a label image touch another one and have no pixel inside, whose four neighbors are theirs: as
+    between two objects, or around one, where numbers were interpolated."""
+    padded = np.pad(labels, 1)
+    around = np.stack([padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]])
+    inside = labels[(around == labels).all(axis=0)]
+    touching = labels[((around != labels) & (around > 0)).any(axis=0)]
+    return len(np.setdiff1d(touching[touching > 0], inside))
 
 
 def label_image_to_rle(labels: np.ndarray) -> list[dict]:

@@ -42,6 +42,8 @@ class Conversion(NamedTuple):
 def fit_conversion(sample: np.ndarray, normalize: str) -> Conversion:
     """The conversion of an image, by a sample of its rows, (h, w) or (h, w, 3 or 4) of any real type, and
     INPUT.NORMALIZE. ImageError where the values have no sure meaning."""
+    if sample.dtype.kind not in "buif":
+        raise ImageError(f"has {sample.dtype} values, which are no pixels: save what is to be seen as TIFF or PNG")
     channels: int | slice = slice(3)
     if sample.ndim == 3 and sample.shape[2] == 4 and (sample[..., :3] == sample[0, 0, :3]).all():
         channels = 3 if (sample[..., 3] != sample[0, 0, 3]).any() else channels  # one color, drawn by the alpha channel

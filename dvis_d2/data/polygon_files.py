@@ -107,7 +107,7 @@ def _yolo_objects(path: Path, size: tuple[int, int], ids: dict[Any, int]) -> lis
 def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> CocoLists:
     """Polygons, rectangles and masks; shapes of one label and group_id are one object."""
     shapes = [shape for content in contents.values() for shape in content["shapes"] if isinstance(shape, dict)]
-    names = sorted({str(shape.get("label")) for shape in shapes})
+    names = sorted({label for shape in shapes if isinstance(label := shape.get("label"), str)})
     lists, images = CocoLists(root, names), {p.with_suffix(""): p for p in files if p.suffix in IMAGE_SUFFIXES}
     for path, content in contents.items():
         named = path.parent / str(content["imagePath"]).replace("\\", "/")
@@ -115,17 +115,22 @@ def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> Co
         image = next(filter(Path.is_file, tried), None)
         if image is None:
             raise FormatError(f"{path} is for {named}, which is not there", "put the image beside the JSON")
+        size, stated = image_size(image), tuple(content.get(key) for key in ("imageHeight", "imageWidth"))
+        if all(stated) and stated != size:
+            what = f"{path} is for an image of {stated[1]} x {stated[0]} px, {image} has {size[1]} x {size[0]}"
+            raise FormatError(what, "give the image that was annotated: not resized, turned as EXIF says")
         grouped: dict[Any, list] = defaultdict(list)
         for index, shape in enumerate(content["shapes"]):
             where = f"{path}, shape {index}"
             try:
-                label, group, segmentation = shape["label"], shape.get("group_id"), _labelme_shape(shape, image, where)
+                index_of_name, group = names.index(shape["label"]), shape.get("group_id")
+                segmentation = _labelme_shape(shape, image, where)
             except FormatError:
                 raise
             except Exception as error:  # whatever is made of malformed shapes
                 raise FormatError(f"{where} cannot be read ({error!r})", "draw it again, or take it out") from error
-            grouped[label, index if group is None else f"group {group}"].append(segmentation)
-        objects = [(names.index(str(label)), _union(parts, image)) for (label, _), parts in grouped.items()]
+            grouped[index_of_name, index if group is None else f"group {group}"].append(segmentation)
+        objects = [(name, _union(parts, image)) for (name, _), parts in grouped.items()]
         lists.add(part_of(path.relative_to(root).parent), image, objects)
     return lists
 
@@ -133,6 +138,8 @@ def read_labelme(root: Path, files: list[Path], contents: dict[Path, Any]) -> Co
 def _labelme_shape(shape: dict, image: Path, where: str) -> list | np.ndarray:
     """Polygons, or a mask, bool (h, w)."""
     kind, points = shape.get("shape_type", "polygon"), np.asarray(shape["points"], dtype=float)
+    if points.shape != (len(points), 2) or not np.isfinite(points).all():
+        raise ValueError("its points are not [x, y], finite")
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])

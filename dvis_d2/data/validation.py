@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .coco_file import read_json
+from ..safe_io import read_json
 from .dataset_errors import DatasetError
 from .image_checks import check_image_files, find_root
 from .mask_checks import DOUBTFUL, SERIOUS, SERIOUS_SHARE, MaskAudit, is_box, is_number
@@ -221,7 +221,7 @@ def _usable_images(images: list[dict], used: set[int], report: Report) -> dict[i
             "images without annotations": is_usable and id_ not in used,
         }
         report.add(f"image {id_} ({name})", found)
-    for file_name in _twice(image["file_name"] for image in usable.values()):
+    for file_name in _twice(os.path.normpath(image["file_name"]) for image in usable.values()):
         report.add(file_name, {"images that are listed more than once": True})
     return usable
 

@@ -12,7 +12,7 @@ from detectron2.engine import default_argument_parser
 from torch import nn
 
 from ..checkpoint import DVISCheckpointer, find_weights, merge_stored, settle_device, stored_info
-from ..config import add_dvis_config, find_config, load_config
+from ..config import add_dvis_config, check_values, find_config, load_config
 from ..data import register_from_config
 from ..data.formats import convert_folder
 from ..tuning import check_thresholds, merge_tuned_thresholds
@@ -106,6 +106,7 @@ def setup_cfg(
         if tuned:
             merge_tuned_thresholds(cfg, args.opts)
     check_thresholds(cfg)
+    check_values(cfg)
     settle_device(cfg)
     cfg.freeze()
     return cfg

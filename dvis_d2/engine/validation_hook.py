@@ -16,8 +16,8 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.utils import comm
 
-from ..data.coco_file import read_json
 from ..data.custom import VAL_NAME, register_coco_json
+from ..safe_io import read_json
 
 TIMES, SHORTEST = 10, 20  # validations of own data in a training; iterations between them, as between Detectron2's logs
 SHARE, LEAST = 0.1, 16  # of the training's images that they may take together; images

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -42,7 +43,7 @@ class ImageModel:
 
         Raises:
             OSError: a file that cannot be read.
-            TypeError, ValueError: no image; or a threshold outside of 0 to 1.
+            TypeError, ValueError: no image; or a threshold outside of 0 to 1, a scale outside of 0.01 to 100.
         """
         options = {"confidence_threshold": confidence_threshold, "scale": scale, "label_map": label_map}
         if isinstance(images, list):
@@ -56,8 +57,10 @@ class ImageModel:
     def detect(self, image, pixels, *, confidence_threshold=0.5, scale=None, label_map=False) -> Result:
         """As :meth:`predict`, in an image that is ready, uint8 (H, W, 3) in RGB or ImageWindows of it; `pixels` are the
         stored ones, for measurements."""
-        if not 0 <= confidence_threshold <= 1:
-            raise ValueError(f"the confidence threshold is {confidence_threshold}: give a score from 0 to 1")
+        limits = ("confidence threshold", confidence_threshold, 0, 1), ("scale", scale, 0.01, 100)
+        for what, value, low, high in limits:
+            if (what, value) != ("scale", None) and not (isinstance(value, Real) and low <= float(value) <= high):
+                raise ValueError(f"the {what} is {value!r}: give a number from {low} to {high}")
         if warning := other_pixels(self._inference.statistics, str(pixels.dtype), self.cfg.INPUT.NORMALIZE):
             warn_once(warning)
         found, extras = self._find(image, confidence_threshold, scale, label_map)

@@ -1,13 +1,12 @@
 """The inputs of `dvis predict`: image files of one page or several, folders, patterns, COCO files, videos, cameras."""
 
 import glob
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -99,18 +98,30 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | 
 
 
 def _read_coco(path: str) -> tuple[list[Source], dict[str, int]]:
+    from ..safe_io import read_json  # needs YAML, which an exported model does without
+
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        categories = {entry["name"]: int(entry["id"]) for entry in data["categories"]}
-        ids, names = [int(entry["id"]) for entry in data["images"]], [entry["file_name"] for entry in data["images"]]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f'{path} is no COCO file: it has no "images" (id, file_name) and "categories"') from None
+        data = read_json(path)
+        class_names = [entry["name"] for entry in data["categories"]]
+        category_ids, ids = ([_integer(entry["id"]) for entry in data[key]] for key in ("categories", "images"))
+        names = [entry["file_name"] for entry in data["images"]]
+        if not all(isinstance(name, str) and "\0" not in name for name in names + class_names):
+            raise ValueError("a name is no text")
+    except (KeyError, TypeError, ValueError) as error:
+        what = f'{path} is no COCO file: it has no "images" (id, file_name) and "categories" (id, name)'
+        raise ValueError(f"{what}\ncorrect what `dvis check` shows, or give the image files ({error!r})") from None
+    if len(set(class_names)) < len(class_names):
+        raise ValueError(f"{path} has two categories of one name\ngive them different names")
     root = Path(path).parent
     root = root / "images" if names and not (root / names[0]).exists() else root
     files = [os.path.normpath(root / name) for name in names]
     if outside := [file for file in files if not Path(file).is_relative_to(os.path.normpath(root))]:
         raise ValueError(f"{path} names {outside[0]}, outside of the folder of its images")
-    return [*map(Source, files, _distinct_names(files), ids)], categories
+    return [*map(Source, files, _distinct_names(files), ids)], dict(zip(class_names, category_ids, strict=True))
+
+
+def _integer(id_: Any) -> int:
+    return int(str(id_).removesuffix(".0"))  # no fraction, no bool
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:

@@ -143,7 +143,12 @@ def write_tables(
             if (path := record_path(output, source)).exists():
                 with open(path, encoding="utf-8") as lines:
                     for line, number in zip(lines, numbers, strict=False):
-                        yield json.loads(line) | {"id": number if source.image_id is None else source.image_id}
+                        try:
+                            record = json.loads(line)
+                        except ValueError:
+                            advice = "remove it; --resume predicts its input anew"
+                            raise ValueError(f"{path} is damaged\n{advice}") from None
+                        yield record | {"id": number if source.image_id is None else source.image_id}
 
     if "csv" in formats:
         with replacing(os.path.join(output, "measurements.csv")) as file:

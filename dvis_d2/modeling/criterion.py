@@ -68,7 +68,11 @@ class VariationalCriterion(nn.Module):
         self.pi_options: dict[str, Any] = dict(margin=pi_margin, theta=theta, pairs=pi_pairs, reduction=pi_reduction)
         self.pi_options |= dict(different_weight=pi_different_weight, background_as_instance=pi_background)
         self.pi_options |= dict(center=pi_center or None, dilation=pi_dilation or None)
-        windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
+        try:
+            windows = tuple((int(side), float(factor)) for side, factor in pi_windows)
+        except (TypeError, ValueError) as error:
+            what = f"VariationalCriterion: pi_windows must be pairs of a side and a factor, not {pi_windows}"
+            raise ValueError(what) from error
         if windows != ((0, 1.0),):
             one_whole = len(windows) == 1 and windows[0][1] == 1
             self.pi_options["window"] = windows[0][0] if pi_pairs == "stratified" and one_whole else windows

@@ -150,6 +150,16 @@ def test_what_is_incomplete_is_done_again(images, model, tmp_path):
     assert not list((out / STATE).glob("*.part*"))
 
 
+def test_a_damaged_record_is_named(images, model, tmp_path):
+    out = tmp_path / "out"
+    run(images, "-o", out, "--save", "csv")
+    (out / STATE / "a.jsonl").write_text("{")
+    output = run(images, "-o", out, "--save", "csv", "--resume", code=2)
+    assert "a.jsonl is damaged\nTo do: remove it" in output
+    (out / STATE / "a.jsonl").unlink()
+    run(images, "-o", out, "--save", "csv", "--resume")
+
+
 def test_another_run_does_not_mix_with_this_one(images, model, tmp_path):
     out = tmp_path / "out"
     run(images, "-o", out)

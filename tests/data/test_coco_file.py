@@ -6,7 +6,8 @@ import os
 import pycocotools.mask as mask_util
 import pytest
 
-from dvis_d2.data.coco_file import CheckedCOCO, read_json, small_ids, write_new_json
+from dvis_d2.data.coco_file import CheckedCOCO, small_ids, write_new_json
+from dvis_d2.safe_io import read_json
 
 SQUARE = [3, 2, 9, 2, 9, 6, 3, 6]
 

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +8,7 @@ from PIL import Image
 from dvis_d2.data import check_coco_json
 from dvis_d2.data.dataset_errors import FormatError
 from dvis_d2.data.formats import convert_folder
-from dvis_d2.data.mask_folders import label_image_to_rle
+from dvis_d2.data.mask_folders import count_seams, label_image_to_rle, read_labels
 from tests.data import format_cases as cases
 
 WITH_CLASSES = [cases.yolo, cases.labelme, cases.coco_files, cases.roboflow, cases.cvat]
@@ -163,6 +164,17 @@ def foreground_only(root):
     return "masks of foreground"
 
 
+def blurred(root):
+    for path in (root / "masks").iterdir():
+        cases.save(cv2.GaussianBlur(read_labels(path).astype(np.uint16) * 9, (5, 5), 0), path)
+    return "thin seams of others"
+
+
+def beyond_int64(root):
+    cases.save(np.eye(64, dtype=np.uint64) * 2**63, root / "masks" / "3.tif")
+    return "3.tif is uint64"
+
+
 def twin(root):
     image = next((root / "images").iterdir())
     Image.open(image).save(image.with_suffix(".bmp"))
@@ -177,7 +189,8 @@ def nothing(root):
 
 @pytest.mark.parametrize(
     "change",
-    [no_mask, other_size, floats, negative, colors, damaged, damaged_image, foreground_only, twin, nothing],
+    [no_mask, other_size, floats, negative, colors, damaged, damaged_image, foreground_only, twin, nothing, blurred]
+    + [beyond_int64],
     ids=lambda c: c.__name__,
 )
 def test_unfit_label_images_are_named(change, tiny_coco, tmp_path):
@@ -186,6 +199,44 @@ def test_unfit_label_images_are_named(change, tiny_coco, tmp_path):
     with pytest.raises(FormatError, match=message) as caught:
         convert_folder(tmp_path / "set", tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 2 and not (tmp_path / "out" / "data" / "train.json").exists()
+
+
+def test_small_objects_are_no_seams():
+    labels = np.zeros((20, 20), np.int64)
+    labels[2, 2], labels[10:12, 10:12], labels[5, 5:9] = 1, 2, 3  # specks apart from each other
+    assert count_seams(labels) == 0
+    labels[5, 9:12] = 4  # in a row with another
+    assert count_seams(labels) == 2
+    labels[4:7, 4:13] = np.where(labels[4:7, 4:13] > 0, labels[4:7, 4:13], 5)
+    assert count_seams(np.kron(labels, np.ones((3, 3), np.int64))) == 0
+
+
+def test_binary_masks_may_be_called_like_their_image(tiny_coco, tmp_path):
+    root = tmp_path / "set"
+    cases.data_science_bowl(tiny_coco, root, ("",))
+    (root / "3/masks/0_x.png").rename(root / "3/masks/3.png")
+    done = convert_folder(root, tmp_path / "out")
+    assert "binary masks" in done.summary and len(read(done)[0]) == 5
+
+
+def test_links_to_folders_are_followed_once(tiny_coco, tmp_path):
+    cases.label_folders(tiny_coco, tmp_path / "set", ("",))
+    (tmp_path / "set/images").rename(tmp_path / "elsewhere")
+    (tmp_path / "set/images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/images/again").symlink_to(tmp_path / "set")
+    assert len(read(convert_folder(tmp_path / "set", tmp_path / "out"))[0]) == 5
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}])
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_ids_of_any_kind_are_left_to_the_check(key, value, tiny_coco, tmp_path):
+    cases.cvat(tiny_coco, tmp_path / "set", ("",))
+    path = tmp_path / "set/annotations/instances_default.json"
+    data = json.loads(path.read_text())
+    data["annotations"][0][key] = value
+    path.write_text(json.dumps(data))
+    done = convert_folder(tmp_path / "set", tmp_path / "out")
+    assert any("that does not exist" in what for what in check_coco_json(done.train_json, done.image_root).errors)
 
 
 @pytest.mark.parametrize("content", [b"", b"image"])

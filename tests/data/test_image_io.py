@@ -3,6 +3,7 @@ import logging
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -64,6 +65,12 @@ def test_pixels_of_no_use_are_a_value_error_that_names_the_file(tmp_path, pixels
         read_image(path, normalize=normalize)
     with pytest.raises(ValueError, match=rf"the image, {pixels.dtype} \(1, 2\), has .*{message}"):
         to_image(pixels, normalize=normalize)
+
+
+def test_complex_values_are_no_pixels(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((9, 9), np.complex64))
+    with pytest.raises(ValueError, match="a.tif has complex64 values"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_missing_file_is_named(tmp_path):

@@ -127,6 +127,13 @@ def test_images_that_are_covered_by_their_masks(check):
     whole = {"bbox": [0, 0, WIDTH, HEIGHT], "area": HEIGHT * WIDTH * 0.9}
     report = check(lambda *b: {"segmentation": runs(~drawn(*b)), **whole})
     assert len(cases(report.warnings, "images that are covered")) == 2, str(report)
+    columns = iter([0, 30, 60, 90] * 2)  # each pixel once, and nothing is left for the background
+
+    def column(*_):
+        x = next(columns)
+        return {"segmentation": [polygon(x, 0, x + 30, HEIGHT)], "bbox": [x, 0, 30, HEIGHT], "area": 30 * HEIGHT}
+
+    assert len(cases(check(column).warnings, "images that are covered")) == 2
 
 
 def test_masks_and_boxes_at_half_scale(check):
@@ -153,6 +160,10 @@ def test_area_and_box_of_pieces_and_a_slack_for_boxes_drawn_by_hand():
     [
         (polygon(1, 1, 5, 5), "is one list of numbers"),
         ([[1, 1], [5, 1], [5, 5]], "points as"),
+        ([[[1, 1], [5, 1], [5, 5]]], "points as"),
+        ([[[1, 1], [5, 1], [5, 5], [1, 5]]], "points as"),
+        ([{"size": [2, 2], "counts": [4]}], "other things than lists"),
+        ([None], "other things than lists"),
         ([[1, 1, 5, 5]], "less than three points"),
         ([[1, 1, 5, 5, 9, 9, 7]], "odd number"),
         ([[0.0, 0, 1, 1, 2, 0] * 200_000], "of 600,000 points"),

@@ -92,6 +92,10 @@ def test_yolo_without_description_labels_or_outlines(tiny_coco, tmp_path):
         ({"shape_type": "mask", "mask": "a"}, "1.json, shape 1 cannot be read"),
         ({"points": None}, "1.json, shape 1"),
         ({"points": [[1, 2], [3]]}, "1.json, shape 1 cannot be read"),
+        ({"shape_type": "polygon", "points": [[1, 2], [3, float("nan")], [9, 9]]}, "1.json, shape 1 cannot be read"),
+        ({"shape_type": "polygon", "points": [[1, 2, 0], [3, 9, 0], [9, 9, 0], [9, 1, 0]]}, "1.json, shape 1 cannot"),
+        ({"label": ["pink"]}, "1.json, shape 1 cannot be read"),
+        ({"label": None}, "1.json, shape 1 cannot be read"),
     ],
 )
 def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path):
@@ -101,6 +105,9 @@ def test_unfit_shapes_of_labelme_are_named(change, message, tiny_coco, tmp_path)
     content["shapes"][1] |= change
     (root / "1.json").write_text(json.dumps(content))
     with pytest.raises(FormatError, match=message):
+        convert_folder(root, tmp_path / "out")
+    (root / "1.json").write_text(json.dumps(content | {"imageHeight": 32, "imageWidth": 32}))
+    with pytest.raises(FormatError, match="1.json is for an image of 32 x 32 px, .*1.png has 64 x 64"):
         convert_folder(root, tmp_path / "out")
     (root / "1.png").unlink()
     with pytest.raises(FormatError, match="1.json is for .*1.png, which is not there"):

@@ -118,6 +118,15 @@ def test_a_coco_file_lists_images_that_nobody_annotated(tmp_path):
         find_sources([str(tmp_path / "test.json"), str(tmp_path / "images/x/a.png")])
 
 
+def test_ids_of_a_coco_file_in_other_forms(tmp_path):
+    write(tmp_path / "a.png")
+    images = [{"id": "12", "file_name": "a.png"}]
+    (source,), categories = find_sources([write_coco(tmp_path / "test.json", images, [(3.0, "a")])])
+    assert source.image_id == 12 and categories == {"a": 3}
+    with pytest.raises(ValueError, match="two categories of one name"):
+        find_sources([write_coco(tmp_path / "test.json", images, [(3, "a"), (4, "a")])])
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png"])
 def test_a_coco_file_cannot_name_files_elsewhere(tmp_path, name):
     with pytest.raises(ValueError, match="outside"):
@@ -125,7 +134,12 @@ def test_a_coco_file_cannot_name_files_elsewhere(tmp_path, name):
 
 
 def test_another_json_is_refused(tmp_path):
-    for text in ("[]", "{", '{"images": []}'):
+    image, kind = '{"id": %s, "file_name": %s}', '{"id": %s, "name": "a"}'
+    entries = [(image % (id_, '"a"'), kind % 1) for id_ in ("Infinity", "1.5", "true", '"x"', "[1]")]
+    entries += [(image % (1, name), kind % 1) for name in ("5", "null", '"a\\u0000"', '["a"]')]
+    entries += [(image % (1, '"a"'), kind % "Infinity")]
+    texts = [f'{{"images": [{i}], "categories": [{c}]}}' for i, c in entries]
+    for text in ("[]", "{", '{"images": []}', "[" * 100_000, *texts):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(ValueError, match="no COCO file"):
             find_sources([str(tmp_path / "x.json")])
