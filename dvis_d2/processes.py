@@ -1,10 +1,13 @@
 """Waits of one process of a distributed program for the others: each has a limit, and names who did not come."""
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -52,6 +55,32 @@ def guarded(main: Callable, *args: Any) -> Any:
         # all that are alive run into the same limit; who does not come to this point is the one
         wait_for_all(f"the end of a step, {time_limit()}", timedelta(seconds=min(30, time_limit().total_seconds())))
         raise
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Where a loader's next images are waited for. When :func:`time_limit` runs out, its processes are killed, for a
+    stopped one would hold this one for ever, even beyond a loader's own limit; TimeoutError, two lines."""
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    timer = threading.Timer(time_limit().total_seconds(), expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        if not expired.is_set():
+            raise
+        what = f"the processes that read images gave none within {time_limit()}"
+        cure = "look at the disk and the machine (stopped? hung?), and start again with --resume"
+        raise TimeoutError(f"{what}\n{cure}; DVIS_TIMEOUT sets the seconds") from error
+    finally:
+        timer.cancel()
 
 
 def is_timeout(error: BaseException) -> bool:

@@ -1,10 +1,13 @@
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from dvis_d2 import processes
 
@@ -33,6 +36,24 @@ def test_one_process_waits_for_nobody():
 )
 def test_which_errors_are_a_limit_that_ran_out(text, yes):
     assert processes.is_timeout(RuntimeError(text)) == yes
+
+
+class StoppedReader(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_stopped_reader_of_images_does_not_hang_a_training(monkeypatch):
+    monkeypatch.setenv("DVIS_TIMEOUT", "1")
+    loader = DataLoader(StoppedReader(), num_workers=1)
+    with pytest.raises(TimeoutError, match="gave none within 0:00:01\n.*--resume"), processes.loading():
+        next(iter(loader))
+    for child in multiprocessing.active_children():
+        child.join(60)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

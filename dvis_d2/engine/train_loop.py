@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..data import DVISDatasetMapper
 from ..inference.visualization import draw_panel
-from ..processes import wait_for_all
+from ..processes import loading, wait_for_all
 
 
 class TrainingStep(SimpleTrainer):
@@ -40,7 +40,8 @@ class TrainingStep(SimpleTrainer):
 
     def run_step(self):
         start = time.perf_counter()
-        self.last_batch = next(self._data_loader_iter)
+        with loading():
+            self.last_batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         if self.autocast.device == "cuda":  # NCCL's own timeout would not say who is missing
             wait_for_all("the images of an iteration")
