@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import shlex
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from filelock import FileLock, Timeout
@@ -19,7 +21,7 @@ from ..inference.image_model import ImageModel
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
 from ..runtime import Runtime
-from ..safe_io import replacing
+from ..safe_io import read_json, replacing
 from .errors import UserError
 from .pairs import CONFIG_PAIRS, check_pairs
 
@@ -28,6 +30,14 @@ FORMS = "\b\nForms of --save, and where in DIR:\n" + "\n".join(f"  {name:9}{text
 
 class Interrupted(UserError):
     exit_code = 130  # as the shell says of what Ctrl-C ended
+
+
+class _Finite(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 @click.command(context_settings=CONFIG_PAIRS, epilog=FORMS)
@@ -39,8 +49,8 @@ class Interrupted(UserError):
 )
 @click.option("--config-file", metavar="FILE", help="Instead of --model, with MODEL.WEIGHTS FILE behind the inputs.")
 @click.option("--save", multiple=True, type=click.Choice([*FORMATS]), default=["labels"], help="May be repeated.")
-@click.option("--confidence-threshold", type=click.FloatRange(0, 1), default=0.5, help="Least score; default: 0.5.")
-@click.option("--scale", type=click.FloatRange(0, min_open=True), help="Network pixels a pixel; default: as trained.")
+@click.option("--confidence-threshold", type=_Finite(0, 1), default=0.5, help="Least score; default: 0.5.")
+@click.option("--scale", type=_Finite(0, min_open=True), help="Network pixels a pixel; default: as trained.")
 @click.option("--webcam", is_flag=True, help="What the first camera sees, until Ctrl-C.")
 @click.option("--resume", is_flag=True, help="Go on in DIR with what is not complete there.")
 @click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, type=click.UNPROCESSED)
@@ -182,7 +192,12 @@ def _held(output: str, settings: dict) -> Iterator[None]:
     with lock:
         for rest in path.parent.glob("*.part*"):  # of a run that was killed
             rest.unlink()
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            before = read_json(path) if path.exists() else {}
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise UserError(f"{path} is damaged: nobody knows what the run was\nTo do: give a new folder after -o")
         for key, value in settings.items():
             if before.get(key, value) != value:
                 what = f"{output} is of a run with {key} {before[key]}, not {value}"

@@ -21,6 +21,8 @@ from .bright import TWO, files, picture, run, write_video
         (["IN", "--confidence-threshold", "1.5"], "1.5"),
         (["IN", "--save", "what"], "what"),
         (["IN", "--scale", "0"], "scale"),
+        (["IN", "--scale", "inf"], "inf is no finite number"),
+        (["IN", "--confidence-threshold", "nan"], "nan is no finite number"),
         (["IN", "SEED"], "SEED"),
         (["IN", "--config-file", "x.yaml"], "--model or --config-file"),
         ([], "INPUT"),
@@ -158,6 +160,15 @@ def test_a_damaged_record_is_named(images, model, tmp_path):
     assert "a.jsonl is damaged\nTo do: remove it" in output
     (out / STATE / "a.jsonl").unlink()
     run(images, "-o", out, "--save", "csv", "--resume")
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_description_of_the_run_is_named(images, model, tmp_path, content):
+    run(images, "-o", tmp_path / "out")
+    (tmp_path / "out" / STATE / "run.json").write_text(content)
+    before = files(tmp_path / "out")
+    output = run(images, "-o", tmp_path / "out", "--resume", code=2)
+    assert "run.json is damaged" in output and "Traceback" not in output and files(tmp_path / "out") == before
 
 
 def test_another_run_does_not_mix_with_this_one(images, model, tmp_path):
