@@ -83,6 +83,25 @@ def loading() -> Iterator[None]:
         timer.cancel()
 
 
+class Watched:
+    """A loader whose images are all waited for as :func:`loading` does."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        while True:
+            with loading():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
 def is_timeout(error: BaseException) -> bool:
     return re.search(r"time[d ]*out", str(error), re.IGNORECASE) is not None
 

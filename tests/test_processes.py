@@ -46,11 +46,20 @@ class StoppedReader(Dataset):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def test_a_watched_loader_gives_all_batches():
+    loader = DataLoader([1, 2, 3], batch_size=2)
+    assert [batch.tolist() for batch in processes.Watched(loader)] == [[1, 2], [3]] and len(
+        processes.Watched(loader)
+    ) == 2
+
+
 def test_a_stopped_reader_of_images_does_not_hang_a_training(monkeypatch):
     monkeypatch.setenv("DVIS_TIMEOUT", "1")
     loader = DataLoader(StoppedReader(), num_workers=1)
     with pytest.raises(TimeoutError, match="gave none within 0:00:01\n.*--resume"), processes.loading():
         next(iter(loader))
+    with pytest.raises(TimeoutError, match="gave none within 0:00:01"):
+        list(processes.Watched(loader))
     for child in multiprocessing.active_children():
         child.join(60)
     assert not multiprocessing.active_children()

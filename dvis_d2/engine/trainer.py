@@ -25,7 +25,7 @@ from ..evaluation import build_evaluators, require_packages
 from ..inference.test_time_augmentation import DVISWithTTA
 from ..inference.tiled_network import TiledInference
 from ..modeling.meta_arch import DVIS
-from ..processes import ALONE, wait_for_all
+from ..processes import ALONE, Watched, wait_for_all
 from ..tuning import TuneThresholds
 from .console import SlowSteps, data_name
 from .metric_logs import CSVLog, Log, ScalarWriter, service_logs
@@ -149,7 +149,9 @@ class Trainer(DefaultTrainer):
         shown.defrost()
         shown.DATASETS.TEST = tuple(names)
         builders = SimpleNamespace(
-            build_test_loader=lambda _, name: cls.build_test_loader(cfg, names[name], scale_of=network.scale_of),
+            build_test_loader=lambda _, name: Watched(
+                cls.build_test_loader(cfg, names[name], scale_of=network.scale_of)
+            ),
             build_evaluator=lambda _, name: cls.build_evaluator(cfg, names[name]),
         )
         return DefaultTrainer.test.__func__(builders, shown, network, evaluators)
