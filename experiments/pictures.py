@@ -1,4 +1,4 @@
-"""Draw the pictures of the documents: the method in one row, panels with ground truth, the drawn data sets.
+"""Draw the pictures of the documents: the method in one row, panels with ground truth, the drawn data sets, a film.
 
     python -m experiments.pictures --output docs/images
 
@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 import dvis_d2
 from dvis_d2.data import PRESETS, draw_image
 from dvis_d2.data.cropped_masks import CroppedMasks
+from dvis_d2.inference.colors import LastingColors
 from dvis_d2.inference.overlay import draw_overlay
 from dvis_d2.inference.predictor import DVISPredictor
 from dvis_d2.inference.visualization import (
@@ -112,6 +113,18 @@ def data_sets() -> np.ndarray:
     return grid([images, truths], captions)
 
 
+def film() -> np.ndarray:
+    """Four frames of a film, as `dvis predict --save overlay` draws them: a window moves over an image of nuclei."""
+    image, _ = read_nuclei(CROWDED)
+    model, colors, frames = dvis_d2.load("nuclei", device="cpu"), LastingColors(), []
+    for step in range(0, 16, 4):
+        frame = np.ascontiguousarray(image[60:220, step : step + 160])
+        found = model.predict(frame, scale=2.25, confidence_threshold=0.7)
+        drawn = draw_overlay(frame, found.masks, colors=colors(found.masks))
+        frames.append(cv2.resize(drawn, (TILE, TILE), interpolation=cv2.INTER_CUBIC))
+    return grid([frames], [(f"frame {k}", "") for k in range(1, len(frames) + 1)])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="DIR", help="an existing folder")
@@ -124,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     crowded, sparse = read_nuclei(CROWDED), read_nuclei(SPARSE)
     detail = np.ascontiguousarray(sparse[0][40:200, :160])
     rows = [method_row(draw_shapes(EXAMPLE)[0], shapes), method_row(detail, nuclei)]
-    pictures = {"method": grid(rows, list(STEPS.items())), "shapes": data_sets()}
+    pictures = {"method": grid(rows, list(STEPS.items())), "shapes": data_sets(), "film": film()}
     for name, panels in (
         ("panels", [(shapes, draw_shapes(EXAMPLE)), (nuclei, crowded)]),
         ("nuclei", [(nuclei, crowded), (nuclei, sparse)]),
