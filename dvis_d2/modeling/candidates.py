@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from .hierarchy import find_hierarchy
-from .masks import surviving
+from .masks import shared_cells, surviving
 
 SOURCES = ("levels", "regions")
 MIN_STABILITY = 0.1  # a region that lives shorter is the same object as what it merges to
@@ -168,28 +168,15 @@ def _describe(labels: np.ndarray, found: list[tuple[float, float, np.ndarray]]) 
         yield _Candidate(own, outside, value, float(score), wholeness)
 
 
-def _overlaps(cells: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of K sets of cells that share some, either way round, and how many they share: int64 (P,) each."""
-    count = len(cells)
-    key = np.sort(np.concatenate([np.zeros(0, np.int64), *(own * count + k for k, own in enumerate(cells))]))
-    cell, owner = np.divmod(key, max(1, count))
-    pairs, at = [], np.arange(len(key))
-    for step in range(1, count):  # of the sets of one cell, each and the one that comes so many later
-        at = at[: np.searchsorted(at, len(key) - step)]
-        at = at[cell[at] == cell[at + step]]
-        pairs.append(owner[at] * count + owner[at + step])
-        if not len(at):
-            break
-    shared = np.bincount(np.concatenate([key[:0], *pairs]), minlength=count**2).reshape(count, count)
-    first, second = np.nonzero(shared + shared.T)
-    return first, second, shared[first, second] + shared[second, first]
-
-
 def _rank(candidates: list[_Candidate], threshold: float) -> list[_Candidate]:
     """Best first. What belongs to a level in several parts has a lower score, the more this looks like one object. Of
     two with a higher IoU than the threshold, and of equal ones, only the first."""
     area = np.array([len(candidate.cells) for candidate in candidates], dtype=np.int64)
-    first, second, inter = _overlaps([candidate.cells for candidate in candidates])
+    cells = np.concatenate([area[:0], *(candidate.cells for candidate in candidates)])
+    shared = shared_cells(cells, np.repeat(np.arange(len(area)), area), len(area))
+    np.fill_diagonal(shared, 0)
+    first, second = np.nonzero(shared)
+    inter = shared[first, second]
 
     wholeness = np.array([candidate.wholeness for candidate in candidates])
     piece = (inter == area[first]) & (area[first] < area[second])

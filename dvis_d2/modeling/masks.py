@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from .arrays import floats, like, on_host, zeros
 from .options import check_range
 
 BOX_MARGIN = 0.2  # of the authors
 _CHUNK = 1 << 22  # pixels that one step works on at a time: 16 MiB of float32 for each temporary
-_DENSE = 16  # products of numbers that a matrix of all cells takes in the time of one of a sparse matrix
+_DENSE = 16  # products of numbers that a matrix of all cells takes in the time of one pair
 MATRIX_NMS_SIGMA = 0.5  # of the Gaussian kernel exp(-IoU^2 / sigma), SOLOv2's
 
 
@@ -103,10 +102,10 @@ def matrix_nms(masks: Any, scores: Any, classes: Any = None, rows: Any = None) -
 def uncovered(masks: np.ndarray, rows: np.ndarray) -> list[int]:
     """Of masks bool (K, h, w), `rows` of them, best first: the places in `rows` of those that do not lie by more than
     half on a single better one of these."""
-    shared, area = _shared_cells(masks)
-    pairs = shared[rows][:, rows].tocoo()
-    covering = (pairs.row < pairs.col) & (pairs.data > area[rows[pairs.col]] / 2)
-    return surviving(len(rows), sorted(zip(pairs.row[covering].tolist(), pairs.col[covering].tolist(), strict=True)))
+    shared = _shared_by_masks(masks)
+    area = shared.diagonal()
+    pairs = np.argwhere(np.triu(shared[rows][:, rows] > area[rows] / 2, 1))
+    return surviving(len(rows), pairs.tolist())
 
 
 def _overlaps_by_rank(
@@ -116,20 +115,17 @@ def _overlaps_by_rank(
     ascending, and their IoU, float32, with the rounding of `mask_iou`."""
     order = np.argsort(-scores, kind="stable")
     own = order if rows is None else rows[order]
-    shared, area = _shared_cells(masks)
-    pairs = shared[own][:, own].tocoo()
-    first, second, inter = pairs.row, pairs.col, pairs.data.astype(np.float32)
-    kept = first < second
+    shared = _shared_by_masks(masks)
+    area, pairs = shared.diagonal().astype(np.float32), np.triu(shared[own][:, own], 1)
     if classes is not None:
-        kept &= classes[order[first]] == classes[order[second]]
-    first, second, inter = first[kept], second[kept], inter[kept]
-    ascending = np.lexsort((second, first))
-    first, second, inter = first[ascending], second[ascending], inter[ascending]
+        pairs *= classes[order][:, None] == classes[order]
+    first, second = np.nonzero(pairs)
+    inter = pairs[first, second].astype(np.float32)
     return order, first, second, inter / (area[own[first]] + area[own[second]] - inter)
 
 
-def _shared_cells(masks: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """How many cells every two of K masks share, (K, K), and the area of each, float32 (K,)."""
+def _shared_by_masks(masks: np.ndarray) -> np.ndarray:
+    """:func:`shared_cells` of masks bool (K, h, w)."""
     pixels = math.prod(masks.shape[1:])
     flat = np.ascontiguousarray(masks).reshape(-1)
     # few cells are set: eight at a time are looked at first
@@ -137,15 +133,28 @@ def _shared_cells(masks: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
     some = np.flatnonzero(eights.view(np.int64)[:, 0] != 0) if len(eights) else np.zeros(0, np.int64)
     at, within = np.nonzero(eights[some])
     cells = np.concatenate([some[at] * 8 + within, np.flatnonzero(flat[eights.size :]) + eights.size])
-    ends = np.searchsorted(cells, np.arange(len(masks) + 1) * pixels)
-    belongs = sparse.csr_matrix((np.ones(len(cells), np.float32), cells % max(1, pixels), ends), (len(masks), pixels))
-    times = np.bincount(belongs.indices)
-    if _DENSE * float(times @ times) < len(masks) ** 2 * float((times > 0).sum()):
-        shared = belongs @ belongs.T
-    else:
-        dense = belongs[:, np.flatnonzero(times)].toarray()
-        shared = sparse.csr_matrix(dense @ dense.T)
-    return shared, np.diff(ends).astype(np.float32)
+    owners, cells = np.divmod(cells, max(1, pixels))
+    return shared_cells(cells, owners, len(masks))
+
+
+def shared_cells(cells: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
+    """How many cells every two of `count` masks share, and on the diagonal how many each has: int64 (K, K), of cells
+    int64 (P,) and the mask that each is in, int64 (P,)."""
+    times = np.bincount(cells)
+    if _DENSE * float(times @ times) > count**2 * float(np.count_nonzero(times)):
+        dense = np.zeros((count, np.count_nonzero(times)), np.float32)
+        dense[owners, (np.cumsum(times > 0) - 1)[cells]] = 1
+        return (dense @ dense.T).astype(np.int64)
+    cell, owner = np.divmod(np.sort(cells * count + owners), max(1, count))
+    pairs, at = [cell[:0]], np.arange(len(cell))
+    for step in range(1, count):  # of the masks of one cell, each and the one that comes so many later
+        at = at[: np.searchsorted(at, len(cell) - step)]
+        at = at[cell[at] == cell[at + step]]
+        if not len(at):
+            break
+        pairs.append(owner[at] * count + owner[at + step])
+    shared = np.bincount(np.concatenate(pairs), minlength=count**2).reshape(count, count)
+    return shared + shared.T + np.diag(np.bincount(owners, minlength=count))
 
 
 def surviving(count: int, pairs: Sequence[Sequence[int]]) -> list[int]:
