@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import on_host
-from .masks import mask_nms, matrix_nms, uncovered
+from .masks import mask_nms, matrix_nms, shared_by_masks, uncovered
 from .options import check_range
 
 NMS_KINDS = ("hard", "matrix")
@@ -57,13 +57,14 @@ def detect(
     # without those below the threshold: they are the last of all, so they suppress nothing
     likely = (scores >= score_threshold) & np.isfinite(scores)
     rows, classes, scores = rows[likely], classes[likely], scores[likely]
+    shared = shared_by_masks(masks)
     if nms == "matrix":
-        scores = matrix_nms(masks, scores, classes, rows)
+        scores = matrix_nms(shared, scores, classes, rows)
         kept = np.argsort(-scores, kind="stable")
         kept = kept[scores[kept] >= score_threshold]
     else:
-        kept = mask_nms(masks, scores, nms_threshold, classes, rows)
+        kept = mask_nms(shared, scores, nms_threshold, classes, rows)
     if score_threshold > FOR_AP:
-        kept = kept[uncovered(masks, rows[kept])]
+        kept = kept[uncovered(shared, rows[kept])]
     kept = kept[:max_detections]
     return rows[kept], classes[kept], scores[kept]

@@ -69,6 +69,7 @@ def mask_iou(masks_a: Any, masks_b: Any) -> Any:
 @on_host
 def mask_nms(masks: Any, scores: Any, threshold: float, classes: Any = None, rows: Any = None) -> Any:
     """Greedy suppression of masks bool (K, h, w) whose IoU with a better kept mask exceeds `threshold`, or is 1.
+    `masks` may also be their :func:`shared_by_masks`.
 
     `scores` float (K,): of equal ones the first wins. `classes` int64 (K,): masks of different classes do not suppress
     each other; None: they do. `rows` int64 (K,): which of the masks, then of any number, each is; None: in order.
@@ -100,9 +101,9 @@ def matrix_nms(masks: Any, scores: Any, classes: Any = None, rows: Any = None) -
 
 
 def uncovered(masks: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Of masks bool (K, h, w), `rows` of them, best first: the places in `rows` of those that do not lie by more than
-    half on a single better one of these."""
-    shared = _shared_by_masks(masks)
+    """Of masks bool (K, h, w), or their :func:`shared_by_masks`, `rows` of them, best first: the places in `rows` of
+    those that do not lie by more than half on a single better one of these."""
+    shared = shared_by_masks(masks)
     area = shared.diagonal()
     pairs = np.argwhere(np.triu(shared[rows][:, rows] > area[rows] / 2, 1))
     return surviving(len(rows), pairs.tolist())
@@ -115,7 +116,7 @@ def _overlaps_by_rank(
     ascending, and their IoU, float32, with the rounding of `mask_iou`."""
     order = np.argsort(-scores, kind="stable")
     own = order if rows is None else rows[order]
-    shared = _shared_by_masks(masks)
+    shared = shared_by_masks(masks)
     area, pairs = shared.diagonal().astype(np.float32), np.triu(shared[own][:, own], 1)
     if classes is not None:
         pairs *= classes[order][:, None] == classes[order]
@@ -124,8 +125,10 @@ def _overlaps_by_rank(
     return order, first, second, inter / (area[own[first]] + area[own[second]] - inter)
 
 
-def _shared_by_masks(masks: np.ndarray) -> np.ndarray:
-    """:func:`shared_cells` of masks bool (K, h, w)."""
+def shared_by_masks(masks: np.ndarray) -> np.ndarray:
+    """:func:`shared_cells` of masks bool (K, h, w); what is that already stays."""
+    if masks.ndim == 2:
+        return masks
     pixels = math.prod(masks.shape[1:])
     flat = np.ascontiguousarray(masks).reshape(-1)
     # few cells are set: eight at a time are looked at first
