@@ -138,4 +138,4 @@ def test_two_machines_of_one_process(tiny_args, tmp_path):
     ]
     outputs = [machine.communicate()[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
-    assert "World size: 2" in outputs[0] and (tmp_path / "out" / "model_final.pth").is_file()
+    assert "in 2 processes" in outputs[0] and (tmp_path / "out" / "model_final.pth").is_file()
