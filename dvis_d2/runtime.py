@@ -15,7 +15,7 @@ from .data.cropped_masks import CroppedMasks
 from .inference.image_model import ImageModel
 from .inference.seams import Found
 from .inference.tiling import Tiling
-from .modeling.detections import detect
+from .modeling.detections import detect, weighted_by_masks
 from .modeling.grouping import group_label_map
 from .modeling.mask_pasting import final_masks, paste_masks
 from .modeling.masks import proposal_boxes
@@ -140,6 +140,9 @@ class ExportedNetwork(Tiling):
         first = np.searchsorted(once, len(soft))  # of the refined ones, whose memberships are their masks
         soft = np.concatenate([soft[once[:first]], masks[once[first:]]])
         mask_probs = self._masks(features, boxes[once], soft)
+        if self.mask_source == "head":
+            order, scores = weighted_by_masks(scores, mask_probs[mask_of], self.score_threshold)
+            mask_of, classes = mask_of[order], classes[order]
         sizes = {"image_size": (height, width), "output_size": size}
         drawn_masks = final_masks(soft, mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes)
         kept = np.flatnonzero(drawn_masks.boxes[mask_of, 2])

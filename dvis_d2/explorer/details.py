@@ -36,12 +36,15 @@ def explain(explorer: Explorer, view: View, thresholds: Any, number: int) -> tup
     best = probs[row].argsort(descending=True)[:3].tolist()
     x0, y0, x1, y1 = box = [int(side) for side in tight_box((soft > 0).numpy())]
     labels = view.features.label_map[0].relu()
+    drawn = proposals.mask_probs[row]
+    sure = float(drawn[drawn >= 0.5].mean()) if heads.mask_source == "head" else 1.0  # of a mask, which is never empty
     said = {
         "box": box,
         "value": float(labels[inside].mean()) if inside.any() else 0.0,
         "classes": [[explorer.class_names[k], float(probs[row, k])] for k in best],
         "iou": float(ious[row]),
         "alpha": heads.alpha,
+        "sure": sure,
         "rank": float(proposals.objectness_logits[row]),
         "refined": row >= explorer.count_proposals(view, thresholds),
         "rivals": [[float(scores[k]), float(overlap[k])] for k in order],

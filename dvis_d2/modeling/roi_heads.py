@@ -15,7 +15,7 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from ..data.cropped_masks import CroppedMasks
-from .detections import FOR_AP, NMS_KINDS, detect
+from .detections import FOR_AP, NMS_KINDS, detect, weighted_by_masks
 from .mask_pasting import MASK_SOURCES, final_masks
 from .masks import mask_iou
 from .options import check_range
@@ -186,25 +186,38 @@ class DVISROIHeads(ROIHeads):
                 log_first_n(logging.WARNING, CAPPED.format("TEST.DETECTIONS_PER_IMAGE", len(rows)), key="caller")
             rows, mask_of = rows.unique(return_inverse=True)  # detections of one proposal, by class, share its mask
             drawn.append(props[rows])
-            detections.append((scores, classes, mask_of))
+            detections.append((mask_of, classes, scores))
         each = zip(drawn, self.mask_probs(features, drawn), detections, strict=True)
-        return [
-            Instances(
-                props.image_size,
-                pred_boxes=props.roi_boxes[mask_of],
-                scores=scores,
-                pred_classes=classes,
-                soft_masks=props.soft_masks[mask_of],
-                mask_probs=probs[mask_of],
+        results = []
+        for props, probs, found in each:
+            mask_of, classes, scores = self._weighted(*found, probs)
+            results.append(
+                Instances(
+                    props.image_size,
+                    pred_boxes=props.roi_boxes[mask_of],
+                    scores=scores,
+                    pred_classes=classes,
+                    soft_masks=props.soft_masks[mask_of],
+                    mask_probs=probs[mask_of],
+                )
             )
-            for props, probs, (scores, classes, mask_of) in each
-        ]
+        return results
 
     def detect(self, props: Instances) -> tuple[Tensor, Tensor, Tensor]:
-        """:func:`detect` of one image's verified proposals, with the thresholds of these heads."""
+        """:func:`detect` of one image's verified proposals, with the thresholds of these heads; of proposals that have
+        ``mask_probs`` the scores are the final ones, :func:`weighted_by_masks`."""
         names = ("alpha", "score_threshold", "nms_threshold", "max_detections", "nms")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return detect(props.proposal_masks, props.ious, props.class_probs, **options)
+        found = detect(props.proposal_masks, props.ious, props.class_probs, **options)
+        return self._weighted(*found, props.mask_probs) if props.has("mask_probs") else found
+
+    def _weighted(
+        self, rows: Tensor, classes: Tensor, scores: Tensor, probs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.mask_source == "label_map":  # the paper's masks, and its score
+            return rows, classes, scores
+        order, scores = weighted_by_masks(scores, probs[rows], self.score_threshold)
+        return rows[order], classes[order], scores
 
     @torch.no_grad()
     def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:

@@ -95,12 +95,11 @@ def test_an_object_is_explained(explorer):
     found = explorer.find(view, values)
     said, soft = details.explain(explorer, view, values, 0)
     probability = dict(said["classes"])[explorer.class_names[found.classes[0]]]
-    assert said["alpha"] * said["iou"] + (1 - said["alpha"]) * probability == pytest.approx(
-        float(found.scores[0]), abs=1e-4
-    )
+    score = said["sure"] * (said["alpha"] * said["iou"] + (1 - said["alpha"]) * probability)
+    assert 0.5 <= said["sure"] < 1 and score == pytest.approx(float(found.scores[0]), abs=1e-4)
     x0, y0, x1, y1 = said["box"]
     assert soft.shape == (y1 - y0, x1 - x0) and soft.max() > 200
-    assert all(score <= found.scores[0] and overlap > 0 for score, overlap in said["rivals"])
+    assert all(score <= found.scores[0] / said["sure"] and overlap > 0 for score, overlap in said["rivals"])
 
 
 def test_the_histogram_has_the_modes_of_the_mean_shift_and_valleys_between_them(explorer):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dvis_d2.modeling.detections import MAX_CANDIDATES, detect
+from dvis_d2.modeling.detections import MAX_CANDIDATES, detect, weighted_by_masks
 from dvis_d2.modeling.masks import matrix_nms
 
 
@@ -161,3 +161,12 @@ def test_only_finite_scores_survive_and_others_suppress_nothing(nms):
     options = {"score_threshold": 0.0, "nms_threshold": 0.5, "max_detections": 100}
     rows, _, scores = detect(masks, ious, probs, alpha=0.5, nms=nms, **options)
     assert rows.tolist() == [2] and scores.tolist() == [pytest.approx(0.6)]
+
+
+def test_scores_are_weighted_by_the_mean_of_the_mask_where_it_reaches_a_half():
+    nan = float("nan")
+    probs = torch.tensor([[[0.9, 0.5], [0.4, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.4] * 2] * 2, [[nan, 1.0], [0.0, 0.0]]])
+    order, scores = weighted_by_masks(torch.tensor([0.8, 0.6, 0.9, 0.9]), probs, 0.3)
+    assert order.tolist() == [1, 0] and scores.tolist() == pytest.approx([0.6, 0.56])
+    assert weighted_by_masks(torch.tensor([0.8, 0.6]), probs[:2], 0.58)[0].tolist() == [1]
+    assert len(weighted_by_masks(torch.zeros(0), torch.zeros(0, 2, 2), 0.0)[0]) == 0

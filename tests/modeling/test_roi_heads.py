@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -60,7 +62,7 @@ def test_perfect_predictions_cost_nothing():
 
 
 def predict(heads, proposals, logits, ious):
-    say(heads.eval(), [ious], [logits], [torch.zeros(len(logits), 8, 8)])
+    say(heads.eval(), [ious], [logits], [torch.full((len(logits), 8, 8), 50.0)])  # masks of no doubt
     return heads(None, features(len(proposals)), proposals)[0]
 
 
@@ -70,6 +72,19 @@ def test_score_mixes_iou_and_class_probability():
     (result,) = predict(heads, [make_proposals(OBJECT)], [[0.0, 0.0, -big, -big]], [0.8])
     assert result.pred_classes.tolist() == [0, 1]  # a doubtful object is of both classes
     assert result.scores.tolist() == pytest.approx([0.25 * 0.8 + 0.75 * 0.5] * 2)
+
+
+@pytest.mark.parametrize("source, score", [("head", 0.8 * 0.9), ("label_map", 0.9)])
+def test_scores_know_how_sure_the_mask_is_that_is_drawn(source, score):
+    heads, mask = build(mask_source=source, score_threshold=0.71), torch.full((1, 8, 8), -50.0)
+    mask[0, 2:6, 2:6] = math.log(4)  # a probability of 0.8
+    say(heads.eval(), [[0.8]], [[[50.0, 0, 0, 0]]], [mask])
+    ((result,), _) = heads(None, features(), [make_proposals(OBJECT)])
+    assert result.scores.tolist() == [pytest.approx(score)]
+    heads.score_threshold = 0.73
+    say(heads, [[0.8]], [[[50.0, 0, 0, 0]]], [mask])
+    ((result,), _) = heads(None, features(), [make_proposals(OBJECT)])
+    assert len(result) == (source == "label_map")
 
 
 def test_duplicates_of_one_class_are_suppressed_and_others_kept():
@@ -160,12 +175,12 @@ def test_detections_of_one_proposal_share_a_mask_that_is_drawn_once():
     proposals = make_proposals(OBJECT, (2, 4, 2, 4), (10, 14, 10, 14))
     big = 100.0
     logits = [[-big, -big, -big, big], [big, 0, 0, 0], [-big, 0.0, 0.1, -big]]  # background, class 0, class 1 or 2
-    masks = torch.tensor([-2.0, 1.0])[:, None, None].expand(-1, 8, 8)  # of the second and of the third proposal
+    masks = torch.tensor([0.5, 1.0])[:, None, None].expand(-1, 8, 8)  # of the second and of the third proposal
     heads = say(build().eval(), [[0.001, 0.1, 0.9]], [logits], [masks])
     ((result,), _) = heads(None, features(), [proposals])
     assert result.pred_classes.tolist() == [2, 1, 0]
     assert heads.mask_head.layers.heard == [2]
-    assert torch.equal(result.mask_probs[:, 0, 0], torch.tensor([1.0, 1.0, -2.0]).sigmoid())
+    assert torch.equal(result.mask_probs[:, 0, 0], torch.tensor([1.0, 1.0, 0.5]).sigmoid())
     assert torch.equal(result.soft_masks, proposals.soft_masks[[2, 2, 1]])
 
 

@@ -225,12 +225,12 @@ async function showChosen() {
     if (mine !== chosen) return;
     chosen.soft = onMap(paintSoft(said.arrays.soft, said.box, open.map));
     const [x0, y0, x1, y1] = found.boxes[object];
-    const a = said.alpha;
+    const [a, sure] = [said.alpha, said.sure];
     const prob = said.classes.find(([name]) => name === start.classes[found.classes[object]])?.[1] ?? 0;
-    const rivals = said.rivals.slice(0, 5).map(([score, overlap]) => `score ${fixed(score)}, IoU with this ${fixed(overlap)}`).join("; ");
+    const rivals = said.rivals.slice(0, 5).map(([score, overlap]) => `score ${fixed(score)} before its mask, IoU with this ${fixed(overlap)}`).join("; ");
     fill($("object"), [
       ["object", `${object + 1} of ${found.scores.length}: ${start.classes[found.classes[object]]}`],
-      ["score", `${fixed(found.scores[object], 3)} = ${a} × IoU ${fixed(said.iou, 3)} + ${fixed(1 - a)} × class ${fixed(prob, 3)}${Math.abs(found.scores[object] - a * said.iou - (1 - a) * prob) > 2e-3 ? ", lowered by overlaps" : ""}`],
+      ["score", `${fixed(found.scores[object], 3)} = (${a} × IoU ${fixed(said.iou, 3)} + ${fixed(1 - a)} × class ${fixed(prob, 3)}) × mask ${fixed(sure, 3)}${Math.abs(found.scores[object] - (a * said.iou + (1 - a) * prob) * sure) > 2e-3 ? ", lowered by overlaps" : ""}`],
       ["classes", said.classes.map(([name, p]) => `${name} ${fixed(p, 3)}`).join(", ")],
       ["box", `${x0}, ${y0} to ${x1}, ${y1}; ${found.areas[object]} pixels`],
       ["label", fixed(said.value, 3)],
