@@ -1,4 +1,4 @@
-"""An exported model without torch and Detectron2, by the packages of requirements-runtime.txt.
+"""An exported model without torch and Detectron2, by the packages of requirements-runtime.txt, or by torch alone.
 
 ``Runtime("model.onnx").predict(image)`` gives what ``dvis_d2.load("model").predict(image)`` gives: grouping, heads'
 scores, masks, tiling and results are the same code. `dvis export` writes the file; docs/guide/deploy.md describes it.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .data.cropped_masks import CroppedMasks
+from .exported_file import OnnxFile, TorchScriptFile, incomplete, open_file
 from .inference.image_model import ImageModel
 from .inference.seams import Found
 from .inference.tiling import Tiling
@@ -20,10 +21,7 @@ from .modeling.grouping import group_label_map
 from .modeling.mask_pasting import final_masks, paste_masks
 from .modeling.masks import proposal_boxes
 
-FORMAT = 1  # of the file; a larger one is of a later version
-METADATA = "dvis"  # the key of the JSON among the file's metadata
 MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
-_AGAIN = "write it again by `dvis export MODEL -o FILE.onnx`"
 
 
 class Runtime(ImageModel):
@@ -34,79 +32,31 @@ class Runtime(ImageModel):
         """`threads`: of onnxruntime, by default one for each core; `providers`: its execution providers, by default
         the CPU. FileNotFoundError without the file; ValueError for one that `dvis export` has not written, or that
         of a later version."""
-        session = _session(os.fspath(path), threads, providers or ["CPUExecutionProvider"])
-        self.metadata = read_metadata(session.get_modelmeta().custom_metadata_map, os.fspath(path))
+        file = open_file(os.fspath(path), threads, providers)
+        self.metadata = file.metadata
         try:
             cfg = json.loads(json.dumps(self.metadata["config"]), object_hook=lambda node: SimpleNamespace(**node))
             cfg.MODEL = SimpleNamespace(WEIGHTS=os.fspath(path))
-            self.network = ExportedNetwork(cfg, self.metadata, session)
+            self.network = ExportedNetwork(cfg, file)
             super().__init__(cfg, self.metadata["class_names"], self.network)
         except KeyError as error:
-            raise ValueError(f"{os.fspath(path)} does not say its {error}\n{_AGAIN}") from None
+            raise incomplete(os.fspath(path), error) from None
 
     def _set_threshold(self, threshold: float) -> None:
         self.network.score_threshold = threshold
 
 
-def read_metadata(stored: dict[str, str], path: str) -> dict[str, Any]:
-    """What `dvis export` has written into a file. ValueError if it has not, or a later version has."""
-    try:
-        metadata = json.loads(stored[METADATA])
-        if not isinstance(metadata["format"], int):
-            raise TypeError
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} does not say which model it is\n{_AGAIN}: other programs leave that out") from None
-    if metadata["format"] != FORMAT:
-        found = f"{path} has the format {metadata['format']} of dvis_d2 {metadata.get('version')}, not {FORMAT}"
-        raise ValueError(f"{found}\n{_AGAIN}, or install that version")
-    return metadata
-
-
-def _session(path: str, threads: int | None, providers: Any) -> Any:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise ImportError(f"{path} needs onnxruntime ({error})\npip install onnxruntime") from error
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no exported model {path}\n{_AGAIN}")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    # threads that spin while they wait make a busy machine ten times slower
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # of many types
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is no ONNX file that onnxruntime can read ({reason})\n{_AGAIN}") from error
-
-
 class ExportedNetwork(Tiling):
-    """The file's three graphs, and what stands between and after them.
+    """The file's three graphs, and what stands between and after them."""
 
-    image -> label_map, image_features; features, boxes, soft -> class_probs, ious; features, mask_boxes, mask_soft ->
-    mask_probs
-    """
-
-    def __init__(self, cfg: Any, metadata: dict[str, Any], session: Any):
+    def __init__(self, cfg: Any, file: OnnxFile | TorchScriptFile):
+        metadata = file.metadata
         super().__init__(cfg, metadata["statistics"] or None)
-        self.session, self.stride = session, metadata["map_stride"]
+        self.call, self.stride = file.run, metadata["map_stride"]
         self.divisor = metadata["size_divisibility"]
         self.grouping, self.refine = metadata["grouping"], metadata["refine_proposals"]
         self.mask_source, self.detection = metadata["mask_source"], metadata["detection"]
         self.score_threshold: float = self.detection["score_threshold"]
-        shapes = {node.name: node.shape for node in session.get_inputs()}
-        # what the other graphs get, which onnxruntime runs too: no image and no proposals
-        self._idle = {
-            "image": np.zeros((0, shapes["image"][1], self.divisor, self.divisor), np.float32),
-            "features": np.zeros((1, shapes["features"][1], 1, 1), np.float32),
-        }
-        self._idle |= {f"{of}boxes": np.zeros((0, 5), np.float32) for of in ("", "mask_")}
-        self._idle |= {f"{of}soft": np.zeros((0, 1, 1), np.float32) for of in ("", "mask_")}
-
-    def call(self, outputs: list[str], **inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs of these names, of the inputs that they need."""
-        return self.session.run(outputs, self._idle | inputs)
 
     def padded(self, pixels: np.ndarray) -> np.ndarray:
         """The network's input float32 (1, C, H, W), of uint8 (h, w, C)."""

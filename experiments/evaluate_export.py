@@ -27,7 +27,7 @@ from dvis_d2.data import register_coco_json
 from dvis_d2.data.image_io import read_image
 from dvis_d2.inference.image_model import ImageModel
 from dvis_d2.inference.seams import Found
-from dvis_d2.onnx_export import PRECISIONS, export_model
+from dvis_d2.model_export import PRECISIONS, export_model
 from dvis_d2.runtime import Runtime
 
 from .evaluate_tiled import Score, ground_truth

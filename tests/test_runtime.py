@@ -17,8 +17,9 @@ from detectron2.export import TracingAdapter
 import dvis_d2
 from dvis_d2.cli import main
 from dvis_d2.engine import Trainer
-from dvis_d2.onnx_export import store_halves
-from dvis_d2.runtime import METADATA, Runtime
+from dvis_d2.exported_file import METADATA, open_file
+from dvis_d2.model_export import export_model, store_halves
+from dvis_d2.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDE = """
@@ -60,10 +61,10 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     torch.save({"model": network.state_dict()}, folder / "model_final.pth")
     (folder / "config.yaml").write_text(cfg.dump())
-    path = folder / "tiny.onnx"
-    result = CliRunner().invoke(main, ["export", str(folder), "-o", str(path)])
-    assert result.exit_code == 0, result.output
-    return folder, path
+    for name in ("tiny.onnx", "tiny.pt"):
+        result = CliRunner().invoke(main, ["export", str(folder), "-o", str(folder / name)])
+        assert result.exit_code == 0, result.output
+    return folder, folder / "tiny.onnx"
 
 
 def pictures():
@@ -81,9 +82,10 @@ def same(found, expected):
     assert min(ious) >= 0.99
 
 
-def test_the_masks_are_the_models_at_any_size_and_in_tiles(exported):
-    folder, path = exported
-    model, runtime = dvis_d2.load(folder, device="cpu"), Runtime(path, threads=1)
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.pt"])
+def test_the_masks_are_the_models_at_any_size_and_in_tiles(exported, name):
+    folder, _ = exported
+    model, runtime = dvis_d2.load(folder, device="cpu"), Runtime(folder / name, threads=1)
     options = {"confidence_threshold": 0.0, "label_map": True}
     assert runtime.class_names == model.class_names
     for image in pictures():
@@ -117,6 +119,20 @@ def test_it_needs_neither_torch_nor_detectron2(exported, tmp_path):
     assert (found["labels"] != expected.label_image()).mean() < 0.001
 
 
+def test_torchscript_needs_neither_detectron2_nor_this_package(exported, tmp_path):
+    """Whoever has torch runs its methods; what they compute is what the runtime gets."""
+    path, image = exported[0] / "tiny.pt", np.zeros((1, 3, 64, 96), np.float32)
+    np.save(tmp_path / "image.npy", image)
+    code = "import sys; sys.modules |= dict.fromkeys(['detectron2', 'dvis_d2'])\n"
+    code += "import numpy as np, torch, torchvision; module = torch.jit.load(sys.argv[1])\n"
+    code += "print(float(module.label_map(torch.from_numpy(np.load(sys.argv[2])))[0].sum()))"
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "image.npy")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (expected,) = Runtime(path).network.call(["label_map"], image=image)
+    assert float(run.stdout) == pytest.approx(float(expected.sum()), rel=1e-4)
+
+
 def program_without_torch(*arguments):
     code = f"{HIDE}from dvis_d2.cli import main; main(prog_name='dvis')"
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -137,11 +153,13 @@ def test_the_program_predicts_without_torch_and_says_what_needs_it(exported, tmp
         assert run.returncode != 0 and "dvis_d2 needs Detectron2" in run.stderr and "Traceback" not in run.stderr
 
 
-def test_the_program_predicts_with_it(exported, tmp_path):
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.pt"])
+def test_the_program_predicts_with_it(exported, tmp_path, name):
     from PIL import Image
 
     Image.fromarray(pictures()[1]).save(tmp_path / "image.png")
-    command = ["predict", str(tmp_path / "image.png"), "--model", str(exported[1]), "--confidence-threshold", "0"]
+    command = ["predict", str(tmp_path / "image.png"), "--model", str(exported[0] / name)]
+    command += ["--confidence-threshold", "0"]
     result = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "found"), "--save", "labels", "--save", "csv"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "found/labels/image.tif").exists() and (tmp_path / "found/measurements.csv").exists()
@@ -183,7 +201,15 @@ def test_files_of_no_use_are_two_lines(exported, tmp_path):
         Runtime(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match=r"uint8 \(9, 9, 5\).*has not the shape of an image"):
         Runtime(exported[1]).predict(np.zeros((9, 9, 5), np.uint8))
-    for arguments in (["nuclei", "-o", "model.pt"], ["nuclei", "-o", str(exported[1])]):
+    torch.save({"model": {}}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt is no TorchScript"):
+        Runtime(tmp_path / "weights.pt")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt does not say which model it is"):
+        Runtime(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="float16.*must be one of float32"):
+        export_model("nuclei", tmp_path / "half.pt", precision="float16")
+    for arguments in (["nuclei", "-o", "model.bin"], ["nuclei", "-o", str(exported[1])]):
         result = CliRunner().invoke(main, ["export", *arguments])
         assert result.exit_code == 2 and "To do: " in result.output
 
@@ -204,12 +230,13 @@ def test_openvino_reads_the_file(exported):
     compiled = openvino.Core().compile_model(openvino.convert_model(exported[1]), "CPU")
     image = network.padded(pictures()[1])
     label_map, features = network.call(["label_map", "image_features"], image=image)
-    found = compiled(network._idle | {"image": image})
+    idle = open_file(str(exported[1])).idle
+    found = compiled(idle | {"image": image})
     np.testing.assert_allclose(found["label_map"], label_map, atol=1e-3)
     boxes = np.array([[0, 10, 20, 90, 100], [0, 0, 0, 128, 128]], np.float32)
     soft = np.random.default_rng(0).random((2, *label_map.shape[1:]), np.float32)
     given = {"features": features, "boxes": boxes, "soft": soft, "mask_boxes": boxes, "mask_soft": soft}
-    found = compiled(network._idle | {"image": image} | given)  # no image at all would leave all outputs empty
+    found = compiled(idle | {"image": image} | given)  # no image at all would leave all outputs empty
     for name in ("class_probs", "ious", "mask_probs"):
         np.testing.assert_allclose(found[name], network.call([name], **given)[0], atol=1e-3)
 

@@ -30,7 +30,7 @@ RANKS = {
     "dvis_d2.inference": 6,
     "dvis_d2.runtime": 6,
     "dvis_d2.engine": 7,
-    "dvis_d2.onnx_export": 7,
+    "dvis_d2.model_export": 7,
     "dvis_d2.explorer": 8,
     "dvis_d2.report": 8,
     "dvis_d2.api": 8,

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .._detectron2 import require_detectron2
+from ..exported_file import ENDINGS
 from ..inference.image_model import ImageModel
 from ..inference.sources import Source, Unreadable, find_sources
 from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
@@ -60,7 +61,7 @@ def predict(arguments: tuple[str, ...], output: str, model: str | None, config_f
     INPUT is an image of one page or several, a video, a folder of these, a pattern in quotes, or a COCO file, whose
     images need no annotations.
     """
-    exported = model if model and model.endswith(".onnx") else None  # which needs no torch
+    exported = model if model and model.endswith(ENDINGS) else None  # which needs no Detectron2
     top = () if exported else _config_sections()
     keys = (i for i, a in enumerate(arguments) if a.partition(".")[0] in top and not os.path.exists(a))
     first = next(keys, len(arguments))

@@ -211,9 +211,7 @@ class DVISROIHeads(ROIHeads):
         found = detect(props.proposal_masks, props.ious, props.class_probs, **options)
         return self._weighted(*found, props.mask_probs) if props.has("mask_probs") else found
 
-    def _weighted(
-        self, rows: Tensor, classes: Tensor, scores: Tensor, probs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _weighted(self, rows: Tensor, classes: Tensor, scores: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.mask_source == "label_map":  # the paper's masks, and its score
             return rows, classes, scores
         order, scores = weighted_by_masks(scores, probs[rows], self.score_threshold)

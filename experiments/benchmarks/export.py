@@ -29,7 +29,7 @@ import torch
 
 import dvis_d2
 from dvis_d2 import runtime as runtime_module
-from dvis_d2.onnx_export import export_model
+from dvis_d2.model_export import export_model
 from dvis_d2.runtime import Runtime
 
 from ..tables import markdown_table

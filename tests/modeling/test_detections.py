@@ -165,7 +165,8 @@ def test_only_finite_scores_survive_and_others_suppress_nothing(nms):
 
 def test_scores_are_weighted_by_the_mean_of_the_mask_where_it_reaches_a_half():
     nan = float("nan")
-    probs = torch.tensor([[[0.9, 0.5], [0.4, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.4] * 2] * 2, [[nan, 1.0], [0.0, 0.0]]])
+    flat = [0.9, 0.5, 0.4, 0.0], [1.0, 0.0, 0.0, 0.0], [0.4] * 4, [nan, 1.0, 0.0, 0.0]
+    probs = torch.tensor(flat).reshape(4, 2, 2)
     order, scores = weighted_by_masks(torch.tensor([0.8, 0.6, 0.9, 0.9]), probs, 0.3)
     assert order.tolist() == [1, 0] and scores.tolist() == pytest.approx([0.6, 0.56])
     assert weighted_by_masks(torch.tensor([0.8, 0.6]), probs[:2], 0.58)[0].tolist() == [1]

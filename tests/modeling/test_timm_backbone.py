@@ -9,9 +9,9 @@ from detectron2.modeling import build_backbone, build_model
 
 from dvis_d2 import add_dvis_config
 from dvis_d2.config import find_config, load_config
+from dvis_d2.exported_file import METADATA
+from dvis_d2.model_export import Graphs, check, describe, fix_padding, trace
 from dvis_d2.modeling.timm_backbone import PACKAGED, TimmBackbone
-from dvis_d2.onnx_export import Graphs, check, describe, fix_padding, trace
-from dvis_d2.runtime import METADATA
 
 timm = pytest.importorskip("timm")
 

@@ -1,5 +1,6 @@
-"""A trained model as one ONNX file with all that :class:`..runtime.Runtime` needs beside the weights."""
+"""A trained model as one file, with all that :class:`..runtime.Runtime` needs beside the weights."""
 
+import io
 import json
 import logging
 import os
@@ -16,11 +17,12 @@ from torchvision.ops import roi_align
 
 from . import __version__
 from .checkpoint import load_model
-from .runtime import FORMAT, METADATA, Runtime
+from .exported_file import ENDINGS, FORMAT, GRAPHS, METADATA, OUTPUTS, open_file
 from .safe_io import replacing
 
 OPSET = 18
 PRECISIONS = ("float32", "float16")
+INPUTS = ["image", "features", "boxes", "soft", "mask_boxes", "mask_soft"]  # of :meth:`Graphs.forward`
 TOLERANCE = 1e-3  # of the label map and the heads' outputs, between torch and the file in float32
 
 
@@ -115,29 +117,46 @@ def export_model(
     precision: str = "float32",
     opts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write a model of :func:`load_model` as one ONNX file, and return its metadata.
+    """Write a model of :func:`load_model` as one file, ONNX or TorchScript by its ending, and return its metadata.
 
-    `precision`: "float32"; "float16" stores weights in half the space and computes in float32. Size, batch and number
-    of proposals stay free. ValueError where an option does not fit, or the file does not compute what torch does.
+    `precision`, of ONNX: "float32"; "float16" stores weights in half the space and computes in float32. Size,
+    batch and number of proposals stay free. ValueError where an option does not fit, or the file does not compute what
+    torch does.
     """
     path = os.fspath(path)
-    if not path.endswith(".onnx"):
-        raise ValueError(f"{path} does not end in .onnx\ngive a file of that ending after -o")
-    if precision not in PRECISIONS:
-        raise ValueError(f"the precision is {precision!r}: it must be one of {', '.join(PRECISIONS)}")
-    _require("onnx", "onnxscript", "onnxruntime")
+    if not path.endswith(ENDINGS):
+        raise ValueError(f"{path} does not end in {' or '.join(ENDINGS)}\ngive a file of that ending after -o")
+    if precision not in (allowed := PRECISIONS if path.endswith(".onnx") else PRECISIONS[:1]):
+        raise ValueError(f"the precision is {precision!r}: of {path} it must be one of {', '.join(allowed)}")
+    if path.endswith(".onnx"):
+        _require("onnx", "onnxscript", "onnxruntime")
     cfg, network, info = load_model(source, device="cpu", opts=opts)
     graphs, metadata = Graphs(network).eval(), describe(cfg, network, info) | {"precision": precision}
-    model = trace(graphs, metadata)
-    if precision == "float16":
-        store_halves(model)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(metadata)
+    content = to_onnx(graphs, metadata) if path.endswith(".onnx") else to_torchscript(graphs, metadata)
     with replacing(path) as file:
-        file.write(model.SerializeToString())
+        file.write(content)
         file.flush()
         difference = check(file.name, graphs, metadata)
     return metadata | {"difference": difference}
+
+
+def to_onnx(graphs: Graphs, metadata: dict[str, Any]) -> bytes:
+    model = trace(graphs, metadata)
+    if metadata["precision"] == "float16":
+        store_halves(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(metadata)
+    return model.SerializeToString()
+
+
+def to_torchscript(graphs: Graphs, metadata: dict[str, Any]) -> bytes:
+    inputs = dict(zip(INPUTS, example(graphs, metadata, (3, 4), 3), strict=True))
+    given = {name: tuple(inputs[key] for key in needed) for name, (needed, _) in GRAPHS.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sizes look constant, and that torch would rather have torch.export
+        module, file = torch.jit.trace_module(graphs, given, check_trace=False), io.BytesIO()
+        torch.jit.save(module, file, _extra_files={METADATA: json.dumps(metadata)})
+    return file.getvalue()
 
 
 def describe(cfg: CfgNode, network: Any, info: dict[str, Any]) -> dict[str, Any]:
@@ -196,8 +215,8 @@ def trace(graphs: Graphs, metadata: dict[str, Any]) -> Any:
             dynamo=True,
             dynamic_shapes=shapes,
             opset_version=OPSET,
-            input_names=["image", "features", "boxes", "soft", "mask_boxes", "mask_soft"],
-            output_names=["label_map", "image_features", "class_probs", "ious", "mask_probs"],
+            input_names=INPUTS,
+            output_names=OUTPUTS,
             verbose=False,
         )
     return program.model_proto
@@ -225,9 +244,8 @@ def check(path: str, graphs: Graphs, metadata: dict[str, Any]) -> float:
     given = example(graphs, metadata, (4, 2), 5)
     with torch.no_grad():
         expected = graphs(*given)
-    network = Runtime(path, threads=1).network
-    inputs = dict(zip(network.session.get_inputs(), given, strict=True))
-    found = network.session.run(None, {node.name: tensor.numpy() for node, tensor in inputs.items()})
+    inputs = {name: tensor.numpy() for name, tensor in zip(INPUTS, given, strict=True)}
+    found = open_file(path).run(OUTPUTS, **inputs)
     difference = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found, strict=True))
     if metadata["precision"] == "float32" and not difference <= TOLERANCE:
         what = f"the export computes other numbers than the model, by {difference:.2g}"
