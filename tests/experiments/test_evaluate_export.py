@@ -24,10 +24,12 @@ def test_masks_match_by_their_pixels_whatever_their_order():
 
 @pytest.mark.slow
 def test_an_export_of_a_packaged_model_finds_the_same(last_json):
-    main(["--models", "shapes", "--precisions", "float32", "--num-images", "3"])
-    (row,) = last_json()["rows"]
-    assert row["label_map"] < 1e-4 and row["proposals"] == row["same_masks"] == 100 and row["masks"] > 3
-    assert row["AP_torch"] == pytest.approx(row["AP_runtime"], abs=0.1)
+    main(["--models", "shapes", "--formats", "float32", "torchscript", "int8", "--num-images", "3"])
+    *rows, quantized = last_json()["rows"]
+    for row in rows:
+        assert row["label_map"] < 1e-4 and row["proposals"] == row["same_masks"] == 100 and row["masks"] > 3
+        assert row["AP_torch"] == pytest.approx(row["AP_runtime"], abs=0.1)
+    assert 1e-3 < quantized["label_map"] < 2 and quantized["mib"] < rows[0]["mib"] / 2
 
 
 @pytest.mark.slow
