@@ -159,6 +159,11 @@ def test_to_supervision():
     detections = make_result([ring()]).to_supervision()
     assert isinstance(detections, supervision.Detections) and np.array_equal(detections.mask[0], ring())
     assert detections.data["class_name"].tolist() == ["ring"]
+    assert detections.xyxy.tolist() == [[3, 2, 9, 8]] and detections.area.tolist() == [32]
+    last_pixels = supervision.mask_to_xyxy(detections.mask)  # its own boxes end on them, its crops before x1, y1
+    assert (last_pixels + [0, 0, 1, 1]).tolist() == detections.xyxy.tolist()
+    assert detections.class_id.tolist() == [0] and detections.confidence.tolist() == pytest.approx([0.9])
+    assert len(make_result(np.zeros((0, 10, 12))).to_supervision()) == 0
 
 
 def test_to_supervision_without_it_names_the_cure(monkeypatch):
