@@ -21,7 +21,9 @@ def predict(image: UploadFile, threshold: float = 0.5) -> dict:
         picture = Image.open(io.BytesIO(image.file.read()))
         with one_at_a_time:
             return model.predict(picture, confidence_threshold=threshold).to_geojson()
-    except (UnidentifiedImageError, ValueError, OSError) as error:
+    except UnidentifiedImageError as error:
+        raise HTTPException(422, "the upload is no image that can be read") from error
+    except (ValueError, OSError) as error:
         raise HTTPException(422, str(error)) from error
 
 
