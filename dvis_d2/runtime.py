@@ -16,12 +16,10 @@ from .exported_file import OnnxFile, TorchScriptFile, incomplete, open_file
 from .inference.image_model import ImageModel
 from .inference.seams import Found
 from .inference.tiling import Tiling
-from .modeling.detections import detect, weighted_by_masks
+from .modeling.detections import LIKELY, detect, weighted_by_masks
 from .modeling.grouping import group_label_map
 from .modeling.mask_pasting import final_masks, paste_masks
 from .modeling.masks import proposal_boxes
-
-MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
 class Runtime(ImageModel):
@@ -73,7 +71,7 @@ class ExportedNetwork(Tiling):
         masks, soft = found.masks, found.soft
         _, boxes = proposal_boxes(masks, self.stride, (height, width))
         probs, ious = self._verdicts(features, boxes, soft)
-        if self.refine and len(likely := np.flatnonzero(probs.sum(axis=1) >= MIN_OBJECTNESS)):
+        if self.refine and len(likely := np.flatnonzero(probs.sum(axis=1) >= LIKELY)):
             refined = self._masks(features, boxes[likely], soft[likely])
             grid = label_map.shape[1:]
             canvas = grid[0] * self.stride, grid[1] * self.stride

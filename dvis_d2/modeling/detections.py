@@ -14,6 +14,7 @@ from .options import check_range
 NMS_KINDS = ("hard", "matrix")
 MAX_CANDIDATES = 1000  # pairs of proposal and class that go into the suppression: bounds its time and memory
 
+LIKELY = 0.5  # the probability, or the score, of what likely is an object
 FOR_AP = 0.2  # score thresholds up to here are not a user's
 
 

@@ -15,15 +15,13 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 
 from ..data.cropped_masks import CroppedMasks
-from .detections import FOR_AP, NMS_KINDS, detect, weighted_by_masks
+from .detections import FOR_AP, LIKELY, NMS_KINDS, detect, weighted_by_masks
 from .mask_pasting import MASK_SOURCES, final_masks
 from .masks import mask_iou
 from .options import check_range
 from .proposal_generator import CAPPED, refined_proposals
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
-LIKELY = 0.5  # the score of what likely is an object
-MIN_OBJECTNESS = 0.1  # a proposal below is not refined: that costs time and gains nothing
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -220,12 +218,12 @@ class DVISROIHeads(ROIHeads):
     @torch.no_grad()
     def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """The proposals with predicted ``ious`` (K,) and ``class_probs`` (K, C) in [0, 1]; C = 1, the IoU, for
-        class-agnostic heads. With ``refine_proposals`` those that may be objects follow once more, as
+        class-agnostic heads. With ``refine_proposals`` those that likely are objects follow once more, as
         :func:`refined_proposals`, with what the heads say of these."""
         proposals = self._with_verdicts(features, proposals)
         if not self.refine_proposals:
             return proposals
-        likely = [p[(p.class_probs.sum(dim=1) >= MIN_OBJECTNESS).nonzero()[:, 0]] for p in proposals]
+        likely = [p[(p.class_probs.sum(dim=1) >= LIKELY).nonzero()[:, 0]] for p in proposals]
         refined = [
             refined_proposals(props, probs, stride=self.map_stride)
             for props, probs in zip(likely, self.mask_probs(features, likely), strict=True)

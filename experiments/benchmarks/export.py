@@ -3,7 +3,8 @@
 On drawn square images of 8 objects, at the network's own scale; both find the same masks. Mask R-CNN has random weights
 and the ResNet and FPN of the model, and what decides about its work is injected (see `inference`): the boxes that DVIS
 proposes, among 1,000. Parts: network (with preprocessing), grouping, heads (with suppression), masks. "compiled" is the
-network by torch.compile, of which nothing else changes. Repeats are interleaved; times are medians.
+network by torch.compile, of which nothing else changes; "int8" the runtime with a quantized network, see
+quantized_export.py, whose ranges are those of the drawn images. Repeats are interleaved; times are medians.
 
 Then, each in a process of its own: CPU seconds until the model is loaded and until the first masks, and the peak memory
 (Linux). The runtime's has neither torch nor Detectron2.
@@ -32,6 +33,7 @@ from dvis_d2 import runtime as runtime_module
 from dvis_d2.model_export import export_model
 from dvis_d2.runtime import Runtime
 
+from ..quantized_export import quantize_label_map
 from ..tables import markdown_table
 from .common import ROOT, Clock, add_clock_arguments, build, clock_setting, draw_batch, make_clock, mask_rcnn_cfg
 from .inference import Stopwatch, inject_mask_rcnn
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 512, 700], help="of the square input, in pixels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="the network by torch.compile too")
+    parser.add_argument("--int8", action="store_true", help="the runtime with a quantized network too")
     add_clock_arguments(parser)
 
 
@@ -72,8 +75,12 @@ def run(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.onnx")
         export_model(args.model, path)
-        exported = Runtime(path, threads=threads)
-        rows = [_measure(args, size, exported, clock) for size in args.sizes]
+        exported, quantized = Runtime(path, threads=threads), None
+        if args.int8:
+            batches = [draw_batch(size, 1)[0]["image"].permute(1, 2, 0).numpy() for size in args.sizes]
+            quantize_label_map(path, f"{path}.int8.onnx", map(exported.network.padded, batches))
+            quantized = Runtime(f"{path}.int8.onnx", threads=threads)
+        rows = [_measure(args, size, exported, quantized, clock) for size in args.sizes]
         starts = _first_masks(args, path, folder)
     cells = [
         [row["size"], name, *(f"{ms:.1f}" for ms in of["ms"].values()), f"{of['total_ms']:.1f}", of["objects"]]
@@ -118,7 +125,7 @@ class RuntimeWatch:
         return [named["network"], named["grouping"], total - sum(named.values()), named["masks"]]
 
 
-def _measure(args: argparse.Namespace, size: int, exported: Runtime, clock: Clock) -> dict:
+def _measure(args: argparse.Namespace, size: int, exported: Runtime, quantized: Runtime | None, clock: Clock) -> dict:
     batch = draw_batch(size, 1)
     if exported.cfg.INPUT.FORMAT == "BGR":
         batch[0]["image"] = batch[0]["image"].flip(0)
@@ -141,6 +148,10 @@ def _measure(args: argparse.Namespace, size: int, exported: Runtime, clock: Cloc
         return [preprocess + backbone, rpn, heads, masks]
 
     methods = {"torch": lambda: of_torch(watch), "runtime": lambda: own(pixels), "Mask R-CNN": of_rival}
+    if quantized:
+        quantized.network.score_threshold = 0.5
+        quantized_watch = RuntimeWatch(quantized.network, clock)
+        methods["int8"] = lambda: quantized_watch(pixels)
     if args.compile:
         compiled = dvis_d2.load(args.model, device="cpu", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.5"])
         compiled_watch = Stopwatch(compiled.network, clock)
