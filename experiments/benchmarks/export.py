@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> dict:
         export_model(args.model, path)
         exported, quantized = Runtime(path, threads=threads), None
         if args.int8:
-            batches = [draw_batch(size, 1)[0]["image"].permute(1, 2, 0).numpy() for size in args.sizes]
-            quantize_label_map(path, f"{path}.int8.onnx", map(exported.network.padded, batches))
+            drawn = (x["image"].permute(1, 2, 0).numpy() for x in draw_batch(args.sizes[-1], 4))
+            quantize_label_map(path, f"{path}.int8.onnx", map(exported.network.padded, drawn))
             quantized = Runtime(f"{path}.int8.onnx", threads=threads)
         rows = [_measure(args, size, exported, quantized, clock) for size in args.sizes]
         starts = _first_masks(args, path, folder)
