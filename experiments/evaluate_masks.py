@@ -4,9 +4,10 @@
     python -m experiments.evaluate_masks --config-file output/mine/config.yaml \\
         MODEL.WEIGHTS output/mine/model_final.pth
 
-The network and the heads run once over DATASETS.TEST[0]; only the masks differ: from the label map, or from the mask
-head. Reports COCO's mask AP (also at IoU .5, .75 and .9), and F1 of the contours of detections with a score of at least
---score at 1 and 5 pixels. Prints a table, and as its last line one JSON object.
+The network and the heads run once over DATASETS.TEST[0]; the masks differ, from the label map or from the mask head,
+and with the latter the scores, which know how sure it is. Reports COCO's mask AP (also at IoU .5, .75 and .9), and F1
+of the contours of detections with a score of at least --score at 1 and 5 pixels. Prints a table, and as its last line
+one JSON object.
 """
 
 from __future__ import annotations

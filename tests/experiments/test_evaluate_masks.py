@@ -56,7 +56,7 @@ def test_contours_are_of_detections_above_the_score_and_ap_of_all(run, stand_in)
     assert rows["label_map"]["F1@5"] == 0 and round(rows["label_map"]["AP"]) == 100
 
 
-def test_the_network_runs_once_an_image_and_detections_differ_in_their_masks_alone(tiny_cfg, monkeypatch):
+def test_the_network_runs_once_an_image_and_detections_differ_in_their_masks_and_what_they_weigh(tiny_cfg, monkeypatch):
     tiny_cfg.MODEL.MEAN_SHIFT.FOREGROUND_THRESHOLD, tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.9, 0.0
     torch.manual_seed(0)
     model = Trainer.build_model(tiny_cfg).eval()
@@ -76,11 +76,13 @@ def test_the_network_runs_once_an_image_and_detections_differ_in_their_masks_alo
     first, second = found[:2]
     assert len(first) > 0
 
-    def without_mask(detections):
-        return [{key: d[key] for key in ("image_id", "category_id", "score")} for d in detections]
+    def sorted_by(key, detections):
+        return sorted(d[key] for d in detections)
 
-    assert without_mask(first) == without_mask(second)
-    assert [d["segmentation"] for d in first] != [d["segmentation"] for d in second]
+    assert sorted_by("category_id", first) == sorted_by("category_id", second)
+    pairs = zip(sorted_by("score", first), sorted_by("score", second), strict=True)
+    assert all(head < label_map for label_map, head in pairs)
+    assert {str(d["segmentation"]) for d in first} != {str(d["segmentation"]) for d in second}
 
 
 def test_weights_that_are_not_there_are_named(run):
