@@ -118,7 +118,7 @@ def main() -> None:
             rle["counts"] = rle["counts"].decode()
             results.append({"image_id": entry["id"], "category_id": 1, "segmentation": rle, "score": float(score)})
     (args.output / "results.json").write_text(json.dumps(results))
-    found = {"steps": steps, "minutes": minutes, "ms": 1000 * float(np.median(times)), "score": thresholds.prob}
+    found = {"steps": steps, "minutes": minutes, "ms": 1000 * float(np.median(times)), "score": thresholds["prob"]}
     print(json.dumps(found))
 
 

@@ -159,7 +159,12 @@ def test_evaluation_reads_large_images_in_tiles(tiny_cfg, tiny_coco, monkeypatch
     "threshold, iou_bias, label_scale, keys",
     [
         (0.0, 10.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),
-        (0.3, 0.0, 100, ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"]),  # a user's confidence
+        (
+            0.21,
+            0.0,
+            100,
+            ["MODEL.MEAN_SHIFT.MAX_PROPOSALS = 4", "TEST.DETECTIONS_PER_IMAGE = 4"],
+        ),  # a user's confidence
         (0.0, 0.0, 3, []),  # duplicates and doubtful ones always fill the caps
     ],
 )

@@ -18,8 +18,8 @@ from tests.modeling.roi_head_cases import (
 def test_refinement_verifies_the_masks_of_the_mask_head_as_well():
     proposals = [make_proposals((2, 8, 4, 14), (2, 4, 2, 4), (10, 14, 10, 14)), make_proposals()]
     big = 100.0
-    unlikely = [0.0, 0.0, 0.0, 3.5]  # 3 / (3 + exp 3.5) = 0.083
-    logits = [[-big, 0.0, -big, 2.0], [0.0, -big, -big, -big], unlikely], [[-big, 5.0, -big, 2.0]]
+    unlikely = [0.0, 0.0, 0.0, 1.2]  # 3 / (3 + exp 1.2) = 0.47
+    logits = [[-big, 0.1, -big, 0.0], [0.0, -big, -big, -big], unlikely], [[-big, 5.0, -big, 2.0]]
     # the left half of the first box, which grows from 4..14 by one cell a side; of the second one nothing is left
     left = torch.full((2, 8, 8), -9.0)
     left[0, :, :4] = 9.0
@@ -43,11 +43,11 @@ def test_refinement_verifies_the_masks_of_the_mask_head_as_well():
 
 def test_refinement_without_classes_is_of_what_has_the_iou():
     heads = build(refine_proposals=True, class_agnostic=True).eval()
-    say(heads, [[0.09, 0.11], [0.3]], masks=[torch.full((2, 8, 8), 9.0)])
+    say(heads, [[0.49, 0.51], [0.3]], masks=[torch.full((2, 8, 8), 9.0)])
     (both,) = heads.verify([features()["p2"]], [make_proposals((10, 14, 10, 14), OBJECT)])
     assert len(both) == 3 and heads.iou_pred.heard == [2, 1]
     assert (both.proposal_masks[2] & both.proposal_masks[1]).equal(both.proposal_masks[1])
-    assert both.ious.tolist() == pytest.approx([0.09, 0.11, 0.3])
+    assert both.ious.tolist() == pytest.approx([0.49, 0.51, 0.3])
     assert torch.equal(both.class_probs, both.ious[:, None])
 
 
@@ -66,7 +66,7 @@ def test_class_agnostic_heads_have_no_class_layer_and_no_class_loss():
 
 
 def test_class_agnostic_score_is_the_iou_whatever_alpha_and_duplicates_are_of_one_class():
-    heads = say(build(class_agnostic=True, alpha=0.0).eval(), [[0.6, 0.9, 0.7]])
+    heads = say(build(class_agnostic=True, alpha=0.0).eval(), [[0.6, 0.9, 0.7]], masks=[torch.full((2, 8, 8), 50.0)])
     proposals = [make_proposals(OBJECT, (2, 8, 2, 9)), make_proposals((10, 14, 10, 14))]
     results, _ = heads(None, features(2), proposals)
     assert [r.scores.tolist() for r in results] == [pytest.approx([0.9]), pytest.approx([0.7])]
