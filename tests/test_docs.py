@@ -27,7 +27,7 @@ GUIDE = sorted((ROOT / "docs/guide").glob("*.md"))
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 COMMAND = re.compile(r"(?:\w+=\S+ )*(dvis|make|python|torchrun|srun)(?: |$)")
-OTHER_MODULES = ("pytest", "sphinx", "dvis_d2.install_detectron2")  # of `python -m`
+OTHER_MODULES = ("pytest", "venv", "sphinx", "dvis_d2.install_detectron2")  # of `python -m`
 FOLDERS = ("configs", "demo", "docs", "dvis_d2", "experiments", "tests", "tools")
 ENVIRONMENT = "DETECTRON2_DATASETS OMP_NUM_THREADS DVIS_TIMEOUT DVIS_ALLOW_PICKLE WANDB_PROJECT MLFLOW_TRACKING_URI"
 
