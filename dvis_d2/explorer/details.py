@@ -9,6 +9,7 @@ import torch
 from ..data.cropped_masks import CroppedMasks, tight_box
 from ..evaluation.coco_ap import average_precision, evaluate_coco
 from ..evaluation.comparison import coco_of_masks, compare_masks
+from ..modeling.detections import maskness
 from ..modeling.masks import mask_iou
 from ..modeling.mean_shift import mean_shift_1d
 from .session import Explorer, View
@@ -36,8 +37,7 @@ def explain(explorer: Explorer, view: View, thresholds: Any, number: int) -> tup
     best = probs[row].argsort(descending=True)[:3].tolist()
     x0, y0, x1, y1 = box = [int(side) for side in tight_box((soft > 0).numpy())]
     labels = view.features.label_map[0].relu()
-    drawn = proposals.mask_probs[row]
-    sure = float(drawn[drawn >= 0.5].mean()) if heads.mask_source == "head" else 1.0  # of a mask, which is never empty
+    sure = float(maskness(proposals.mask_probs[[row]])) if heads.mask_source == "head" else 1.0
     said = {
         "box": box,
         "value": float(labels[inside].mean()) if inside.any() else 0.0,

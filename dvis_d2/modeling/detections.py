@@ -72,14 +72,19 @@ def detect(
 
 
 @on_host
-def weighted_by_masks(scores: Any, mask_probs: Any, score_threshold: float) -> tuple[Any, Any]:
-    """Scores float (K,) times how sure the mask head is of each mask, float (K, M, M) in [0, 1]: its mean where it
-    reaches 1/2 (SOLOv2's "maskness"), 0 where it does nowhere. The predicted IoU is that of the proposal; this knows
-    the mask that is drawn. Returns the indices int64 of those that are still at least `score_threshold`, best first,
-    and their scores."""
+def maskness(mask_probs: Any) -> Any:
+    """How sure the mask head is of each mask, float (K, M, M) in [0, 1]: its mean where it reaches 1/2, 0 where it does
+    nowhere; float (K,) in {0} and [1/2, 1] (SOLOv2, Wang et al. 2020)."""
     inside = mask_probs >= 0.5
-    sure = (mask_probs * inside).sum((1, 2)) / inside.sum((1, 2), dtype=np.float32).clip(1)
-    scores = scores * sure
+    return (mask_probs * inside).sum((1, 2)) / inside.sum((1, 2), dtype=np.float32).clip(1)
+
+
+@on_host
+def weighted_by_masks(scores: Any, mask_probs: Any, score_threshold: float) -> tuple[Any, Any]:
+    """Scores float (K,) times the :func:`maskness` of each mask, float (K, M, M): the predicted IoU is that of the
+    proposal, this knows the mask that is drawn. Returns the indices int64 of those that are still at least
+    `score_threshold`, best first, and their scores."""
+    scores = scores * maskness(mask_probs)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= score_threshold]
     return order, scores[order]
