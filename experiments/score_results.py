@@ -6,7 +6,8 @@
 
 The mean precision is that of the 2018 Data Science Bowl: of each image TP / (TP + FP + FN) at IoU .5, .55, ..., .95,
 where no two masks share a pixel: of those with a score of at least --score the better one has it. Without --score the
-best of .1, .2, ..., .9 is taken. Prints a table, and as its last line one JSON object.
+best of .1, .2, ..., .9 is taken. The recall at IoU .5, whatever the scores, is of the smallest quarter of the objects
+and of the others, inside the image and cut by its border. Prints tables, and as its last line one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -24,9 +26,10 @@ from pycocotools.coco import COCO
 
 from dvis_d2.evaluation.coco_ap import average_precision, evaluate_coco
 
-from .tables import markdown_table
+from .tables import markdown_table, without_nan
 
 IOUS = np.arange(0.5, 1, 0.05)
+RECALLS = ("small, inside", "small, border", "large, inside", "large, border")
 SCORES = [k / 10 for k in range(1, 10)]
 
 
@@ -49,6 +52,29 @@ def painted(masks: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     for k, mask in enumerate(masks):
         numbers[(mask > 0) & (numbers == 0)] = k + 1
     return numbers
+
+
+def recall(coco: COCO, results: list[dict], iou: float = 0.5) -> dict[str, float]:
+    """In percent, by :data:`RECALLS`: of the smallest quarter of the objects and of the others, inside the image and
+    cut by its border; NaN where there are none."""
+    of_image = defaultdict(list)
+    for result in results:
+        of_image[result["image_id"]].append(result["segmentation"])
+    objects = []  # area, at the border, found
+    for key, image in coco.imgs.items():
+        masks = [coco.annToRLE(a) for a in coco.imgToAnns[key] if not a.get("iscrowd", 0)]
+        if not masks:
+            continue
+        x, y, width, height = coco_mask.toBbox(masks).T
+        border = (x == 0) | (y == 0) | (x + width == image["width"]) | (y + height == image["height"])
+        found = coco_mask.iou(masks, of_image[key], [0] * len(of_image[key])) if of_image[key] else np.zeros((1, 1))
+        best = np.broadcast_to(np.max(found, axis=1), len(masks))
+        objects += zip(coco_mask.area(masks), border, best >= iou, strict=True)
+    area, border, found = np.array(objects).reshape(-1, 3).T.astype(int)
+    small = area <= (np.quantile(area, 0.25) if len(area) else 0)
+    groups = [part & (border == cut) for part in (small, ~small) for cut in (0, 1)]
+    means = (100 * float(found[own].mean()) if own.any() else math.nan for own in groups)
+    return dict(zip(RECALLS, means, strict=True))
 
 
 def score(coco: COCO, results: list[dict], least: float | None) -> dict:
@@ -80,10 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for path in args.results:
         with open(path, encoding="utf-8") as file:
-            rows.append({"file": path} | score(coco, json.load(file), args.score))
-    cells = [[f"{value:.1f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    print(markdown_table(cells, ["file", "AP", "AP50", "AP75", "mean precision", "at score"]))
-    print(json.dumps({"rows": rows}))
+            results = json.load(file)
+        rows.append({"file": path} | score(coco, results, args.score) | recall(coco, results))
+    for columns in (("AP", "AP50", "AP75", "mean_precision", "score"), RECALLS):
+        cells = [[row["file"], *(f"{row[name]:.1f}" for name in columns)] for row in rows]
+        print(markdown_table(cells, ["file", *(name.replace("_", " ") for name in columns)]))
+    print(json.dumps({"rows": without_nan(rows)}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
+import contextlib
+import io
 import json
+import math
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
-from experiments.score_results import main, mean_precision, painted
+from experiments.score_results import main, mean_precision, painted, recall
 
 
 def strip(*ranges):
@@ -35,18 +39,39 @@ def test_the_better_of_two_masks_has_the_pixels_that_they_share():
     assert painted(masks, (2, 40))[0, [0, 7, 12, 30]].tolist() == [1, 1, 2, 0]
 
 
-def test_files_are_scored(tmp_path, last_json):
-    def rle(*span):
-        code = coco_mask.encode(np.asfortranarray(strip(span) > 0, dtype=np.uint8))
-        return {"size": code["size"], "counts": code["counts"].decode()}
+def test_recall_by_size_and_border():
+    """Objects of 2 x 4, 2 x 10 (at the border), 2 x 12 and 2 x 6 (at the border) pixels; the small one of IoU 3/4 and
+    the large one at the border of IoU 1 are found."""
+    coco = COCO()
+    spans = (4, 8), (30, 40), (10, 22), (0, 6)
+    annotations = [
+        {"id": k + 1, "image_id": 7, "category_id": 3, "segmentation": rle(*span)} for k, span in enumerate(spans)
+    ]
+    coco.dataset = {"images": [{"id": 7, "height": 9, "width": 40}], "annotations": annotations, "categories": []}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    found = [{"image_id": 7, "segmentation": rle(*span)} for span in ((5, 8), (30, 40), (8, 12))]
+    assert recall(coco, found) == pytest.approx(
+        {"small, inside": 100, "small, border": math.nan, "large, inside": 0, "large, border": 50}, nan_ok=True
+    )
+    assert recall(coco, [])["large, border"] == 0
 
+
+def rle(*span):
+    image = np.zeros((9, 40), np.uint8, order="F")
+    image[3:5, span[0] : span[1]] = 1
+    code = coco_mask.encode(image)
+    return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+def test_files_are_scored(tmp_path, last_json):
     spans = (0, 10), (20, 30)
     annotations = [
         {"id": k + 1, "image_id": 7, "category_id": 3, "iscrowd": 0, "area": 20, "bbox": [a, 0, b - a, 2]}
         | {"segmentation": rle(a, b)}
         for k, (a, b) in enumerate(spans)
     ]
-    image = {"id": 7, "file_name": "a.png", "height": 2, "width": 40}
+    image = {"id": 7, "file_name": "a.png", "height": 9, "width": 40}
     data = {"images": [image], "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
     found = [(0.9, (0, 10)), (0.4, (18, 30)), (0.15, (32, 40))]  # IoU 1, 10/12 and 0
     results = [{"image_id": 7, "category_id": 3, "score": s, "segmentation": rle(*span)} for s, span in found]
