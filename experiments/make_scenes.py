@@ -69,7 +69,7 @@ def placed(rng: np.random.Generator, pictogram: np.ndarray) -> np.ndarray:
     scale = np.exp(rng.uniform(*np.log(DIAMETERS))) / max(height, width)
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-45, 45), scale)
     turn[:, 2] += rng.uniform(0.05, 0.95, size=2) * SIDE - (width / 2, height / 2)
-    return cv2.warpAffine(pictogram, turn, (SIDE, SIDE), flags=cv2.INTER_AREA)
+    return cv2.warpAffine(pictogram, turn, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
 
 
 def draw_scene(
@@ -99,10 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     images = args.output / "images"
     try:
-        pictograms = [read(args.pictograms / f"{code}.png", 4) for code in CLASSES.values()]
-        photographs = [read(path, 3) for path in sorted(args.photographs.glob("*.jpg"))]
+        pictograms = [read(args.pictograms / f"{code}.png", cv2.IMREAD_UNCHANGED, 4) for code in CLASSES.values()]
+        photographs = [read(path, cv2.IMREAD_COLOR, 3, SIDE) for path in sorted(args.photographs.glob("*.jpg"))]
         if not photographs:
-            raise FileNotFoundError(f"{args.photographs} has no *.jpg")
+            raise FileNotFoundError(f"{args.photographs} has no *.jpg\ngive a folder of photographs")
+        if args.output.exists():
+            raise FileExistsError(f"{args.output} exists and is not overwritten\ngive another --output, or remove it")
         images.mkdir(parents=True)
         lists = CocoLists(images, CLASSES)
         for index in range(args.num):
@@ -114,10 +116,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"make_scenes.py: {error}")
 
 
-def read(path: Path, channels: int) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.shape[2:] != (channels,) or min(image.shape[:2]) < (SIDE if channels == 3 else 1):
-        raise OSError(f"{path} is no image of {channels} channels" + f" and {SIDE} px a side" * (channels == 3))
+def read(path: Path, mode: int, channels: int, least: int = 1) -> np.ndarray:
+    """uint8 (H, W, channels), of at least so many pixels a side, else OSError."""
+    image = cv2.imread(str(path), mode)
+    if image is None or image.shape[2:] != (channels,) or min(image.shape[:2]) < least:
+        raise OSError(f"{path} cannot be read as an image of {channels} channels and at least {least} px a side")
     return image
 
 

@@ -47,6 +47,8 @@ def test_the_set_is_sound_and_the_same_again(pictures, tmp_path):
     arguments = ["--pictograms", str(pictures), "--photographs", str(pictures), "--num", "4"]
     for name in ("one", "two"):
         make_scenes.main([*arguments, "--output", str(tmp_path / name)])
+    with pytest.raises(SystemExit, match="exists and is not overwritten"):
+        make_scenes.main([*arguments, "--output", str(tmp_path / "one")])
     report = check_coco_json(str(tmp_path / "one/annotations.json"))
     assert not report.errors
     images = [cv2.imread(str(tmp_path / name / "images/00003.png")) for name in ("one", "two")]

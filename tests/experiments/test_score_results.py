@@ -50,7 +50,10 @@ def test_recall_by_size_and_border():
     coco.dataset = {"images": [{"id": 7, "height": 9, "width": 40}], "annotations": annotations, "categories": []}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-    found = [{"image_id": 7, "segmentation": rle(*span)} for span in ((5, 8), (30, 40), (8, 12))]
+    spans = (5, 8), (30, 40), (8, 12)
+    found = [{"image_id": 7, "score": 0.9, "segmentation": rle(*span)} for span in spans]
+    found.append({"image_id": 7, "score": 0.5, "segmentation": rle(0, 6)})  # after as many that are better
+    found += [{"image_id": 7, "score": 0.6, "segmentation": rle(38, 39)}] * 97
     assert recall(coco, found) == pytest.approx(
         {"small, inside": 100, "small, border": math.nan, "large, inside": 0, "large, border": 50}, nan_ok=True
     )
