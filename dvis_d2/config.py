@@ -19,12 +19,10 @@ RENAMED_KEYS = {
     "MODEL.ASPP.DILATIONS": "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
     "MODEL.ASPP.DROPOUT": "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT",
     "MODEL.ASPP.NORM": "MODEL.SEM_SEG_HEAD.NORM",
-    "MODEL.DVIS_ROI_HEADS.SECOND_LOOK": "MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS",
     "MODEL.MEAN_SHIFT.CRUMB_RATIO": "MODEL.MEAN_SHIFT.MIN_PART_RATIO",
     "MODEL.MEAN_SHIFT.READINGS": "MODEL.MEAN_SHIFT.CANDIDATES",
     "MODEL.VARIATIONAL_LOSS.PI_CENTRE": "MODEL.VARIATIONAL_LOSS.PI_CENTER",
 }
-# keys of earlier versions that are gone, with the value at which a model is what it is without them
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 ONE_OF = {
     "INPUT.FORMAT": ("BGR", "RGB", "L"),
@@ -46,6 +44,13 @@ AT_LEAST = {
     "MODEL.FPN.OUT_CHANNELS": 1,
     "MODEL.LABEL_MAP_HEAD.CONV_DIM": 1,
 }
+# keys of earlier versions that are gone: without these any model works as well
+DROPPED_KEYS = (
+    "MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS",
+    "MODEL.DVIS_ROI_HEADS.SECOND_LOOK",
+    "MODEL.MEAN_SHIFT.LINK_THRESHOLDS",
+)
+# ... without these a model is what it is at this value
 REMOVED_KEYS = {
     "DATASETS.CLASS_AGNOSTIC": False,
     "DATASETS.SEEN_CLASSES": [],
@@ -154,8 +159,6 @@ def add_dvis_config(cfg: CN) -> None:
     cfg.MODEL.DVIS_ROI_HEADS.ALPHA = 0.5  # weight of the IoU in the score; the rest is the class (supplement 4)
     cfg.MODEL.DVIS_ROI_HEADS.NMS = "hard"  # drops masks by ROI_HEADS.NMS_THRESH_TEST; "matrix" lowers scores (SOLOv2)
     cfg.MODEL.DVIS_ROI_HEADS.MASK_LOSS_WEIGHT = 1.0
-    # verify the mask head's masks of the proposals as well, as more proposals: the heads once more, on twice as many
-    cfg.MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS = False
     cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "head"  # final masks; "label_map": the upsampled soft membership (section 4)
     # altered copies of every true mask among the training proposals: the heads see every IoU from the first step on
     cfg.MODEL.DVIS_ROI_HEADS.PERTURBED_GT = 2
@@ -199,7 +202,8 @@ def renew(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys and values of an earlier version by their new names. What made proposals before there were regions
     makes these now."""
     renewed = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
-    renewed.pop("MODEL.MEAN_SHIFT.LINK_THRESHOLDS", None)
+    for key in DROPPED_KEYS:
+        renewed.pop(key, None)
     if sources := renewed.get("MODEL.MEAN_SHIFT.CANDIDATES"):
         regions = ["regions" if source in ("parts", "linked") else source for source in sources]
         renewed["MODEL.MEAN_SHIFT.CANDIDATES"] = list(dict.fromkeys(regions))

@@ -178,7 +178,6 @@ def describe(cfg: CfgNode, network: Any, info: dict[str, Any]) -> dict[str, Any]
         "grouping": {k: list(v) if isinstance(v, tuple) else v for k, v in network.proposal_generator.grouping.items()},
         "detection": {name: getattr(heads, name) for name in detection},
         "mask_source": heads.mask_source,
-        "refine_proposals": heads.refine_proposals,
     }
 
 

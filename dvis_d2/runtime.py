@@ -16,9 +16,9 @@ from .exported_file import OnnxFile, TorchScriptFile, incomplete, open_file
 from .inference.image_model import ImageModel
 from .inference.seams import Found
 from .inference.tiling import Tiling
-from .modeling.detections import LIKELY, detect, weighted_by_masks
+from .modeling.detections import detect, weighted_by_masks
 from .modeling.grouping import group_label_map
-from .modeling.mask_pasting import final_masks, paste_masks
+from .modeling.mask_pasting import final_masks
 from .modeling.masks import proposal_boxes
 
 
@@ -52,7 +52,7 @@ class ExportedNetwork(Tiling):
         super().__init__(cfg, metadata["statistics"] or None)
         self.call, self.stride = file.run, metadata["map_stride"]
         self.divisor = metadata["size_divisibility"]
-        self.grouping, self.refine = metadata["grouping"], metadata["refine_proposals"]
+        self.grouping = metadata["grouping"]
         self.mask_source, self.detection = metadata["mask_source"], metadata["detection"]
         self.score_threshold: float = self.detection["score_threshold"]
 
@@ -68,42 +68,23 @@ class ExportedNetwork(Tiling):
         limit = max(self.grouping["max_proposals"], expected)
         options = self.grouping | {"max_proposals": limit, "valid": [(rows, columns)]}
         (found,) = group_label_map(label_map, **options)
-        masks, soft = found.masks, found.soft
-        _, boxes = proposal_boxes(masks, self.stride, (height, width))
-        probs, ious = self._verdicts(features, boxes, soft)
-        if self.refine and len(likely := np.flatnonzero(probs.sum(axis=1) >= LIKELY)):
-            refined = self._masks(features, boxes[likely], soft[likely])
-            grid = label_map.shape[1:]
-            canvas = grid[0] * self.stride, grid[1] * self.stride
-            drawn = paste_masks(refined, boxes[likely], image_size=canvas, output_size=grid).numpy()
-            drawn = drawn[drawn.any(axis=(1, 2))]
-            _, more = proposal_boxes(drawn, self.stride, (height, width))
-            verdicts = self._verdicts(features, more, drawn.astype(np.float32))
-            probs, ious = np.concatenate([probs, verdicts[0]]), np.concatenate([ious, verdicts[1]])
-            masks, boxes = np.concatenate([masks, drawn]), np.concatenate([boxes, more])
+        _, boxes = proposal_boxes(found.masks, self.stride, (height, width))
+        probs, ious = self.call(["class_probs", "ious"], features=features, boxes=_of_first(boxes), soft=found.soft)
         most = max(self.detection["max_detections"], expected)
         options = self.detection | {"max_detections": most, "score_threshold": self.score_threshold}
-        chosen, classes, scores = detect(masks, ious, probs, **options)
+        chosen, classes, scores = detect(found.masks, ious, probs, **options)
         once, mask_of = np.unique(chosen, return_inverse=True)  # detections of one proposal, by class, share its mask
-        first = np.searchsorted(once, len(soft))  # of the refined ones, whose memberships are their masks
-        soft = np.concatenate([soft[once[:first]], masks[once[first:]]])
-        mask_probs = self._masks(features, boxes[once], soft)
+        soft, boxes = found.soft[once], boxes[once]
+        (mask_probs,) = self.call(["mask_probs"], features=features, mask_boxes=_of_first(boxes), mask_soft=soft)
         if self.mask_source == "head":
             order, scores = weighted_by_masks(scores, mask_probs[mask_of], self.score_threshold)
             mask_of, classes = mask_of[order], classes[order]
         sizes = {"image_size": (height, width), "output_size": size}
-        drawn_masks = final_masks(soft, mask_probs, boxes[once], source=self.mask_source, stride=self.stride, **sizes)
+        drawn_masks = final_masks(soft, mask_probs, boxes, source=self.mask_source, stride=self.stride, **sizes)
         kept = np.flatnonzero(drawn_masks.boxes[mask_of, 2])
         result: CroppedMasks = drawn_masks[mask_of[kept]]
         more_found = {"label_map": label_map[0, :rows, :columns], "proposals": found.masks[:, :rows, :columns]}
         return Found(result, scores[kept].astype(np.float32), classes[kept]), more_found if extras else {}
-
-    def _verdicts(self, features: np.ndarray, boxes: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probs, ious = self.call(["class_probs", "ious"], features=features, boxes=_of_first(boxes), soft=soft)
-        return probs, ious
-
-    def _masks(self, features: np.ndarray, boxes: np.ndarray, soft: np.ndarray) -> np.ndarray:
-        return self.call(["mask_probs"], features=features, mask_boxes=_of_first(boxes), mask_soft=soft)[0]
 
 
 def _of_first(boxes: np.ndarray) -> np.ndarray:

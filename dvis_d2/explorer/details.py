@@ -46,7 +46,6 @@ def explain(explorer: Explorer, view: View, thresholds: Any, number: int) -> tup
         "alpha": heads.alpha,
         "sure": sure,
         "rank": float(proposals.objectness_logits[row]),
-        "refined": row >= explorer.count_proposals(view, thresholds),
         "rivals": [[float(scores[k]), float(overlap[k])] for k in order],
     }
     return said, (255 * soft[y0:y1, x0:x1]).round().byte().numpy()

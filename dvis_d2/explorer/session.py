@@ -159,10 +159,6 @@ class Explorer:
             _forget(view.groupings, GROUPINGS)
         return view.groupings[name]
 
-    def count_proposals(self, view: View, thresholds: Any) -> int:
-        """All that the heads judge, before they refine any."""
-        return len(self._group(view, self.settings(thresholds)))
-
     def find(self, view: View, thresholds: Any) -> Found:
         """The view's objects, as :meth:`Model.predict` finds them by these thresholds."""
         values = self.settings(thresholds)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from .criterion import VariationalCriterion
 from .grouping import Grouping, group_label_map
 from .label_head import LabelMapHead
-from .mask_pasting import paste_masks
 from .masks import proposal_boxes
 from .options import check_range
 
@@ -118,19 +117,6 @@ def make_proposals(
     boxes, roi_boxes = map(Boxes, proposal_boxes(masks, stride, image_size))
     fields = {"objectness_logits": scores, "proposal_masks": masks, "soft_masks": soft}
     return Instances(image_size, proposal_boxes=boxes, roi_boxes=roi_boxes, **fields)
-
-
-def refined_proposals(proposals: Instances, mask_probs: Tensor, *, stride: int) -> Instances:
-    """The mask head's masks of one image's proposals, with their fields; empty ones are left out. Its masks are better
-    than the label map's, so their IoU, class and mask are easier to tell. ``mask_probs`` float (K, M, M) in [0, 1] lie
-    inside their ``roi_boxes``; ``stride`` is the label map's, in pixels."""
-    grid = height, width = proposals.proposal_masks.shape[1:]
-    boxes, canvas = proposals.roi_boxes.tensor, (height * stride, width * stride)
-    drawn = paste_masks(mask_probs, boxes, image_size=canvas, output_size=grid).numpy()
-    masks = torch.from_numpy(drawn).to(boxes.device)
-    found = masks.flatten(1).any(dim=1)
-    masks, scores = masks[found], proposals.objectness_logits[found]
-    return make_proposals(masks, masks.float(), scores, image_size=proposals.image_size, stride=stride)
 
 
 def training_proposals(

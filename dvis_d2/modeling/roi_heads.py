@@ -19,7 +19,7 @@ from .detections import FOR_AP, LIKELY, NMS_KINDS, detect, weighted_by_masks
 from .mask_pasting import MASK_SOURCES, final_masks
 from .masks import mask_iou
 from .options import check_range
-from .proposal_generator import CAPPED, refined_proposals
+from .proposal_generator import CAPPED
 
 MAX_WHOLE_MASKS = 1 << 28  # pixels of an image's detections together, a byte each
 
@@ -52,7 +52,6 @@ class DVISROIHeads(ROIHeads):
         max_detections: int,
         class_agnostic: bool = False,
         nms: str = "hard",
-        refine_proposals: bool = False,
         **kwargs,
     ):
         """From features of one level and C' channels ``box_head`` makes (R, C' + 1, S, S) -> (R, D), the trunk of the
@@ -67,7 +66,7 @@ class DVISROIHeads(ROIHeads):
         self.mask_loss_weight, self.class_agnostic = mask_loss_weight, class_agnostic
         self.alpha, self.score_threshold, self.max_detections = alpha, score_threshold, max_detections
         self.nms, self.nms_threshold = nms, nms_threshold
-        self.mask_source, self.refine_proposals = mask_source, refine_proposals
+        self.mask_source = mask_source
         check_range(0, 1, alpha=alpha, score_threshold=score_threshold, nms_threshold=nms_threshold)
         check_range(mask_loss_weight=mask_loss_weight, max_detections=max_detections)
 
@@ -218,18 +217,14 @@ class DVISROIHeads(ROIHeads):
     @torch.no_grad()
     def verify(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
         """The proposals with predicted ``ious`` (K,) and ``class_probs`` (K, C) in [0, 1]; C = 1, the IoU, for
-        class-agnostic heads. With ``refine_proposals`` those that likely are objects follow once more, as
-        :func:`refined_proposals`, with what the heads say of these."""
-        proposals = self._with_verdicts(features, proposals)
-        if not self.refine_proposals:
-            return proposals
-        likely = [p[(p.class_probs.sum(dim=1) >= LIKELY).nonzero()[:, 0]] for p in proposals]
-        refined = [
-            refined_proposals(props, probs, stride=self.map_stride)
-            for props, probs in zip(likely, self.mask_probs(features, likely), strict=True)
+        class-agnostic heads."""
+        cls_logits, ious = self._class_and_iou(features, proposals)
+        probs = ious[:, None] if cls_logits is None else cls_logits.softmax(dim=1)[:, :-1]
+        counts = [len(props) for props in proposals]
+        return [
+            Instances(props.image_size, **props.get_fields(), ious=own_ious, class_probs=own_probs)
+            for props, own_ious, own_probs in zip(proposals, ious.split(counts), probs.split(counts), strict=True)
         ]
-        refined = self._with_verdicts(features, refined)
-        return [Instances.cat(pair) for pair in zip(proposals, refined, strict=True)]
 
     def mask_probs(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
         """float32 (K, M, M) in [0, 1] of every image: the mask head's output inside the ``roi_boxes``."""
@@ -257,15 +252,6 @@ class DVISROIHeads(ROIHeads):
         drawn = soft, result.mask_probs[rows], result.pred_boxes.tensor[rows]
         sizes = {"image_size": result.image_size, "output_size": size}
         return final_masks(*drawn, source=self.mask_source, stride=self.map_stride, **sizes)
-
-    def _with_verdicts(self, features: list[Tensor], proposals: list[Instances]) -> list[Instances]:
-        cls_logits, ious = self._class_and_iou(features, proposals)
-        probs = ious[:, None] if cls_logits is None else cls_logits.softmax(dim=1)[:, :-1]
-        counts = [len(props) for props in proposals]
-        return [
-            Instances(props.image_size, **props.get_fields(), ious=own_ious, class_probs=own_probs)
-            for props, own_ious, own_probs in zip(proposals, ious.split(counts), probs.split(counts), strict=True)
-        ]
 
     def _class_and_iou(self, features: list[Tensor], proposals: list[Instances]) -> tuple[Tensor | None, Tensor]:
         """Class logits (R, C + 1), None without classes, and IoU (R,) in [0, 1] of the batch's proposals, float32."""

@@ -1,4 +1,5 @@
-"""Trained weights of earlier versions load: label maps are what they were, and objects are found by today's regions."""
+"""Trained weights of earlier versions load: label maps are what they were, objects are found by today's regions, and
+not refined."""
 
 import json
 from argparse import Namespace
@@ -19,8 +20,8 @@ OBJECTS = dict(num_objects=(1, 3), bars=0.0, texture=False, object_size=(18.0, 3
 
 
 def test_a_checkpoint_of_0_1_0_loads_and_finds_objects_as_before(monkeypatch):
-    monkeypatch.setattr("dvis_d2.modeling.detections.FOR_AP", 1)  # covered objects were not left out then,
-    of_masks = "dvis_d2.modeling.roi_heads.weighted_by_masks"  # and scores did not know the masks
+    monkeypatch.setattr("dvis_d2.modeling.detections.FOR_AP", 1)  # covered objects were not left out
+    of_masks = "dvis_d2.modeling.roi_heads.weighted_by_masks"  # then, nor did scores know the masks
     monkeypatch.setattr(of_masks, lambda scores, *_: (torch.arange(len(scores)), scores))
     opts = ["MODEL.WEIGHTS", str(FOLDER / "model_final.pth"), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"]
     opts += ["MODEL.DEVICE", "cpu"]

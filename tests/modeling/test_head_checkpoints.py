@@ -89,14 +89,14 @@ def test_a_config_stored_before_these_options_means_their_defaults(tiny_cfg, tmp
     from detectron2.config import get_cfg
 
     older = tiny_cfg.clone()
-    for key in ("CLASS_AGNOSTIC", "NMS", "REFINE_PROPOSALS"):
+    for key in ("CLASS_AGNOSTIC", "NMS"):
         del older.MODEL.DVIS_ROI_HEADS[key]
     (tmp_path / "config.yaml").write_text(older.dump())
     cfg = get_cfg()
     add_dvis_config(cfg)
     cfg.merge_from_file(str(tmp_path / "config.yaml"))
     heads = build_model(cfg).roi_heads
-    assert (heads.class_agnostic, heads.nms, heads.refine_proposals) == (False, "hard", False)
+    assert (heads.class_agnostic, heads.nms) == (False, "hard")
 
 
 @pytest.mark.parametrize("key", ["NMS", "MASK_SOURCE"])

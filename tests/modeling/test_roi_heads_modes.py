@@ -1,4 +1,4 @@
-"""The heads with refinement, and without classes."""
+"""The heads without classes."""
 
 import pytest
 import torch
@@ -6,49 +6,12 @@ from detectron2.utils.events import EventStorage
 
 from tests.modeling.roi_head_cases import (
     OBJECT,
-    STRIDE,
     build,
     features,
     make_proposals,
     make_targets,
     say,
 )
-
-
-def test_refinement_verifies_the_masks_of_the_mask_head_as_well():
-    proposals = [make_proposals((2, 8, 4, 14), (2, 4, 2, 4), (10, 14, 10, 14)), make_proposals()]
-    big = 100.0
-    unlikely = [0.0, 0.0, 0.0, 1.2]  # 3 / (3 + exp 1.2) = 0.47
-    logits = [[-big, 0.1, -big, 0.0], [0.0, -big, -big, -big], unlikely], [[-big, 5.0, -big, 2.0]]
-    # the left half of the first box, which grows from 4..14 by one cell a side; of the second one nothing is left
-    left = torch.full((2, 8, 8), -9.0)
-    left[0, :, :4] = 9.0
-    heads = say(build(refine_proposals=True).eval(), [[0.5, 0.25, 0.9], [0.7]], logits, [left])
-    first, second = heads.verify([features(2)["p2"]], proposals)
-    assert heads.iou_pred.heard == [3, 1]  # the third is plainly background, and there is nothing of the second to draw
-    assert len(first) == 4 and len(second) == 0
-    columns = first.proposal_masks[3].any(dim=0).nonzero()
-    assert columns.min() == 3 and columns.max() == 8
-    assert torch.equal(first.soft_masks[3], first.proposal_masks[3].float())
-    x0, _, x1, _ = first.proposal_boxes.tensor[3].tolist()
-    assert (x0, x1) == (STRIDE * 3, STRIDE * 9)
-    assert first.ious.tolist() == pytest.approx([0.5, 0.25, 0.9, 0.7]) and second.ious.shape == (0,)
-    assert first.class_probs.shape == (4, 3) and second.class_probs.shape == (0, 3)
-    assert first.class_probs[3, 1] > 0.95
-
-    heads = say(build().eval(), [[0.5, 0.25, 0.9]], logits[:1])
-    first, _ = heads.verify([features(2)["p2"]], proposals)
-    assert torch.equal(first.proposal_masks, proposals[0].proposal_masks)
-
-
-def test_refinement_without_classes_is_of_what_has_the_iou():
-    heads = build(refine_proposals=True, class_agnostic=True).eval()
-    say(heads, [[0.49, 0.51], [0.3]], masks=[torch.full((2, 8, 8), 9.0)])
-    (both,) = heads.verify([features()["p2"]], [make_proposals((10, 14, 10, 14), OBJECT)])
-    assert len(both) == 3 and heads.iou_pred.heard == [2, 1]
-    assert (both.proposal_masks[2] & both.proposal_masks[1]).equal(both.proposal_masks[1])
-    assert both.ious.tolist() == pytest.approx([0.49, 0.51, 0.3])
-    assert torch.equal(both.class_probs, both.ious[:, None])
 
 
 def test_class_agnostic_heads_have_no_class_layer_and_no_class_loss():

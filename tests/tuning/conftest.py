@@ -46,7 +46,6 @@ def blind_cfg(one_class, tiny_cfg, monkeypatch):
     tiny_cfg.MODEL.LABEL_MAP_HEAD.COMMON_STRIDE = 1
     tiny_cfg.MODEL.DVIS_ROI_HEADS.CLASS_AGNOSTIC = True
     tiny_cfg.MODEL.DVIS_ROI_HEADS.MASK_SOURCE = "label_map"
-    tiny_cfg.MODEL.DVIS_ROI_HEADS.REFINE_PROPOSALS = False
     monkeypatch.setattr(search, "GRID", {FOREGROUND: (9.0, 5.0, 1.0)})
     return tiny_cfg
 

@@ -80,7 +80,6 @@ def all_found(tiny_cfg):
     [
         {"MASK_SOURCE": "label_map", "NMS": "matrix"},
         {"MASK_SOURCE": "head", "NMS": "hard"},
-        {"REFINE_PROPOSALS": True},
         {"CLASS_AGNOSTIC": True},
     ],
     ids=str,

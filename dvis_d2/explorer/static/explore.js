@@ -234,7 +234,7 @@ async function showChosen() {
       ["classes", said.classes.map(([name, p]) => `${name} ${fixed(p, 3)}`).join(", ")],
       ["box", `${x0}, ${y0} to ${x1}, ${y1}; ${found.areas[object]} pixels`],
       ["label", fixed(said.value, 3)],
-      ["from", said.refined ? "a refined proposal" : `a proposal of rank score ${fixed(said.rank, 3)}`],
+      ["from", `a proposal of rank score ${fixed(said.rank, 3)}`],
       ["suppresses", said.rivals.length ? `${said.rivals.length}: ${rivals}` : "nothing"],
       ...(found.truth ? [["beside the annotations", `${found.truth.found[object] || "in a crowd"}, IoU ${fixed(found.truth.iou[object])}`]] : []),
     ]);
