@@ -146,7 +146,7 @@ def soft_membership(label_map: Tensor, masks: Tensor, values: Tensor) -> Tensor:
 
 
 def dilated(masks: Tensor) -> Tensor:
-    """Masks bool (n, h, w) and their 8 neighbors; a tenth of max_pool2d's time on a CPU."""
+    """Masks bool (n, h, w) and their 8 neighbors; on a CPU faster than max_pool2d."""
     rows = F.pad(masks, (0, 0, 1, 1))
     rows = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
     columns = F.pad(rows, (1, 1))
