@@ -50,8 +50,15 @@ def convert_folder(
     """
     source, output = Path(source), Path(output_dir, CONVERTED)
     train, val = output / "train.json", output / "val.json"
-    if not (output / LOCK).exists() and (train.exists() or val.exists()):
-        raise FormatError(f"{output} has annotations of its own, which would be overwritten", "give another --output")
+    if not (output / LOCK).exists():
+        if train.exists() or val.exists():
+            raise FormatError(
+                f"{output} has annotations of its own, which would be overwritten", "give another --output"
+            )
+        # a training's folder is no data, so these would be left out from now on
+        inside = [path for path in list_files(source) if Path(output_dir).resolve() in path.resolve().parents]
+        if taken := [path for path in inside if path.suffix.lower() in (*IMAGE_SUFFIXES, ".json")]:
+            raise FormatError(f"{output_dir} holds files of the data, {taken[0].name} for one", "give another --output")
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / LOCK, f"another process to read {source}"):
         info = read_json(train)["info"] if train.exists() else {}
@@ -82,8 +89,11 @@ def list_files(source: Path) -> list[Path]:
         raise FormatError(f"there is no folder {source}", "give the folder of your images and masks")
     found, seen = [], set()
     for folder, folders, names in os.walk(source, followlinks=True):
-        # a training's output, or a link that leads in a circle
-        if os.path.exists(os.path.join(folder, CONVERTED, LOCK)) or os.path.realpath(folder) in seen:
+        is_training = os.path.exists(os.path.join(folder, CONVERTED, LOCK))
+        if is_training and folder == str(source):
+            what = f"{source} is the folder of a training, as {CONVERTED}/{LOCK} in it says"
+            raise FormatError(what, "give the folder of your images and masks")
+        if is_training or os.path.realpath(folder) in seen:  # the latter by a link that leads in a circle
             folders.clear()
             continue
         seen.add(os.path.realpath(folder))

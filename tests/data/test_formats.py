@@ -95,6 +95,24 @@ def test_annotations_of_the_users_are_not_overwritten(name, tiny_coco, tmp_path)
     assert own.read_text() == tiny_coco[0].read_text() and [p.name for p in own.parent.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("inside", [".", "images/val"])
+def test_a_training_is_not_written_among_its_data(inside, tiny_coco, tmp_path):
+    """It would be taken for a training's folder from then on, and left out."""
+    source = tmp_path / "set"
+    cases.coco_files(tiny_coco, source, ("train", "val"), "annotations.json")
+    before = sorted(source.rglob("*"))
+    with pytest.raises(FormatError, match=r"holds files of the data.*\n.*another --output"):
+        convert_folder(source, source / inside)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_a_trainings_folder_is_no_data(tiny_coco, tmp_path):
+    cases.coco_files(tiny_coco, tmp_path / "set", ("",), "all.json")
+    convert_folder(tmp_path / "set", tmp_path / "run")
+    with pytest.raises(FormatError, match=r"run is the folder of a training, as data/.lock"):
+        convert_folder(tmp_path / "run", tmp_path / "other")
+
+
 def test_a_test_part_is_left_alone(tiny_coco, tmp_path):
     cases.label_folders(tiny_coco, tmp_path / "set", ("train", "test"))
     done = convert_folder(tmp_path / "set", tmp_path / "out")
