@@ -19,8 +19,8 @@ from tqdm import tqdm
 from .._detectron2 import require_detectron2
 from ..exported_file import ENDINGS
 from ..inference.image_model import ImageModel
-from ..inference.sources import Source, Unreadable, find_sources
-from ..inference.writers import FORMATS, STATE, SourceWriter, record_path, write_tables
+from ..inference.sources import STATE, Source, Unreadable, find_sources
+from ..inference.writers import FORMATS, SourceWriter, record_path, write_tables
 from ..runtime import Runtime
 from ..safe_io import read_json, replacing
 from .errors import UserError
@@ -51,7 +51,7 @@ class _Finite(click.FloatRange):
 @click.option("--config-file", metavar="FILE", help="Instead of --model, with MODEL.WEIGHTS FILE behind the inputs.")
 @click.option("--save", multiple=True, type=click.Choice([*FORMATS]), default=["labels"], help="May be repeated.")
 @click.option("--confidence-threshold", type=_Finite(0, 1), default=0.5, help="Least score; default: 0.5.")
-@click.option("--scale", type=_Finite(0, min_open=True), help="Network pixels a pixel; default: as trained.")
+@click.option("--scale", type=_Finite(0.01, 100), help="Network pixels a pixel; default: as trained.")
 @click.option("--webcam", is_flag=True, help="What the first camera sees, until Ctrl-C.")
 @click.option("--resume", is_flag=True, help="Go on in DIR with what is not complete there.")
 @click.argument("arguments", metavar="INPUT... [KEY VALUE]...", nargs=-1, type=click.UNPROCESSED)

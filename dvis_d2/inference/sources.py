@@ -1,10 +1,11 @@
 """The inputs of `dvis predict`: image files of one page or several, folders, patterns, COCO files, videos, cameras."""
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from PIL import Image
 from ..data.image_files import MAX_PIXELS
 from ..data.image_io import ImageWindows, probe_image, to_image
 
+STATE = ".predict"  # the folder of a run's records in its output
+logger = logging.getLogger(__name__)
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 
@@ -81,10 +84,11 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | 
     Image.init()
     endings = {ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN} | VIDEOS
     for given in map(os.path.expanduser, inputs):
-        pattern = f"{glob.escape(given)}/*" if os.path.isdir(given) else given
-        found = [given] if os.path.isfile(given) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
         if os.path.isdir(given):
-            found = [path for path in found if Path(path).suffix.lower() in endings]
+            found = _in_folder(given, endings)
+        else:
+            matching = filter(os.path.isfile, glob.glob(given, recursive=True))
+            found = [given] if os.path.isfile(given) else sorted(matching)
         if not found:
             raise FileNotFoundError(f"there is no image {given}, and no file matches it")
         for path in found:
@@ -95,6 +99,26 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[Source], dict[str, int] | 
     if len(paths) > 1:
         raise ValueError("a COCO file names all images: give it alone")
     return _read_coco(paths[0])
+
+
+def _in_folder(folder: str, endings: Container[str]) -> list[str]:
+    """Its images and videos. A warning counts those of the folders below, which may be masks; FileNotFoundError if it
+    has none itself."""
+    found: list[str] = []
+    below: list[str] = []
+    for place, folders, names in os.walk(folder):
+        if STATE in folders and place != folder:  # an earlier output
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        images = [name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in endings]
+        (found if place == folder else below).extend(os.path.join(place, name) for name in images)
+    advice = f"give '{folder}/**/*{Path(below[0]).suffix}', in quotes, to read them too" if below else "add some"
+    if not found:
+        raise FileNotFoundError(f"the folder {folder} holds no image, the folders in it {len(below)}\n{advice}")
+    if below:
+        logger.warning("%d images in folders below %s are left out; %s", len(below), folder, advice)
+    return found
 
 
 def _read_coco(path: str) -> tuple[list[Source], dict[str, int]]:

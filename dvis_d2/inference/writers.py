@@ -23,9 +23,8 @@ from ..safe_io import replacing
 from .colors import LastingColors
 from .overlay import write_picture
 from .result import MEASUREMENTS, Result
-from .sources import Frame, Source
+from .sources import STATE, Frame, Source
 
-STATE = ".predict"  # the folder of the records
 FORMATS = {
     "labels": "labels/NAME.tif: object numbers, 0 background; as many pages as the input",
     "png": "png/NAME.png: the same, in 16 bits",

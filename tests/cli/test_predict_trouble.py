@@ -21,7 +21,7 @@ from .bright import TWO, files, picture, run, write_video
         (["IN", "--confidence-threshold", "1.5"], "1.5"),
         (["IN", "--save", "what"], "what"),
         (["IN", "--scale", "0"], "scale"),
-        (["IN", "--scale", "inf"], "inf is no finite number"),
+        (["IN", "--scale", "1e9"], "not in the range 0.01<=x<=100"),
         (["IN", "--confidence-threshold", "nan"], "nan is no finite number"),
         (["IN", "SEED"], "SEED"),
         (["IN", "--config-file", "x.yaml"], "--model or --config-file"),

@@ -40,8 +40,22 @@ def test_files_folders_and_patterns_each_file_once(tmp_path):
 
 
 def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path} holds no image")):
         find_sources([str(tmp_path)])
+    write(tmp_path / "sub" / "deep" / "a.png")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"in it 1\ngive '{tmp_path}/**/*.png'")):
+        find_sources([str(tmp_path)])
+
+
+def test_images_below_a_folder_are_left_out_in_words(tmp_path, caplog):
+    for name in ("a.png", "sub/b.png", "sub/deep/c.png", ".hidden/d.png", "found/png/a.png"):
+        write(tmp_path / name)
+    (tmp_path / "found" / ".predict").mkdir()  # an earlier run's output, and no input
+    assert names(tmp_path) == ["a"]
+    (message,) = caplog.messages
+    assert message.startswith(f"2 images in folders below {tmp_path} are left out") and "**/*.png" in message
+    caplog.clear()
+    assert names(tmp_path / "sub" / "deep") == ["c"] and not caplog.messages
 
 
 def test_brackets_in_a_name_are_no_pattern(tmp_path):
