@@ -44,8 +44,7 @@ def report(run: str, opts: list[str], output: str | None, num_images: int | None
     path = Path(output or Path(run) / "report.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"-o {path} does not end in .html")
-    config = folder / "config.yaml" if folder else None
-    args = program_arguments(opts, model=run, config_file=str(config) if config and config.is_file() else "", **data)
+    args = program_arguments(opts, model=run, config_file="", **data)
     cfg = engine.setup_cfg(args, inference=True)
     engine.require_weights_and_data(cfg, args)
     model = Model.from_config(cfg)

@@ -36,7 +36,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | None = None
         raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}: {advice}")
     total_batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total_batch < 1 or total_batch % processes:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch}: give a multiple of the {processes} processes")
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch}, no positive multiple of the {processes} processes")
 
     dicts = _training_dicts(cfg)
     group_ids = [int(d["width"] > d["height"]) for d in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None

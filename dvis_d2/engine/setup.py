@@ -60,7 +60,8 @@ def setup_cfg(
     """The frozen config of a command line: defaults, ``--config-file``, which becomes what :func:`find_config` finds,
     own data, which are converted, checked and registered, ``opts``. The device is CUDA where there is one, unless they
     say. Own data without a config bring their recipe (:mod:`.recipe`); with ``--resume`` they go on with the config in
-    ``OUTPUT_DIR``, as they do with its data. ``--model`` gives the weights, and without ``--config-file`` the config.
+    ``OUTPUT_DIR``, as they do with its data. ``--model`` gives the weights, and without ``--config-file`` the config;
+    for `inference`, a training's folder gives its data too.
 
     With `inference`, no training data are read, and ``MODEL.WEIGHTS`` becomes what :func:`find_weights` finds, with
     ``args.resume`` the last checkpoint in ``OUTPUT_DIR``; it gives the config where there is no file of one. With
@@ -80,6 +81,9 @@ def setup_cfg(
     saved = os.path.join(given.get("OUTPUT_DIR", output) or "", "config.yaml")
     if resume and not args.config_file and os.path.dirname(saved) and os.path.isfile(saved):
         args.config_file = saved
+    beside = os.path.join(os.path.expanduser(model or ""), "config.yaml")
+    if inference and model and not args.config_file and os.path.isfile(beside):
+        args.config_file = beside
     learnt = None
     if args.config_file:
         args.config_file = find_config(args.config_file)
@@ -97,6 +101,10 @@ def setup_cfg(
     cfg.merge_from_list(args.opts)
     if data:
         _convert(cfg, data, resume=bool(resume))
+    if (cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.VAL_JSON) and (
+        named := given.keys() & {"DATASETS.TRAIN", "DATASETS.TEST"}
+    ):
+        raise ValueError(f"{min(named)} is without effect beside data of one's own\nleave it out, or leave those out")
     register_from_config(cfg, train=not inference)
     if cfg.DATASETS.CUSTOM.TRAIN_JSON and not args.config_file and not inference:
         logger.info("%s", lay_recipe(cfg, args.opts, learnt["statistics"] if learnt else None))

@@ -51,7 +51,7 @@ def test_from_training_to_pictures(tiny_args, tiny_coco, tmp_path):
 
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
     config = (out / "config.yaml").read_bytes()
-    output = dvis("eval", *args, "OUTPUT_DIR", out, *weights, cwd=tmp_path)
+    output = dvis("eval", "--model", out, cwd=tmp_path)  # a training's folder knows its validation data
     assert "copypaste: AP,AP50" in output and "Task: segm" in output and "custom_val" not in output
     assert (out / "config.yaml").read_bytes() == config  # of the training
 

@@ -89,6 +89,12 @@ def test_own_data_sets_classes_and_data_sets(tiny_coco):
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
 
 
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+def test_other_data_beside_own_are_an_error(key, tiny_coco):
+    with pytest.raises(ValueError, match=f"{key} is without effect"):
+        setup("--train-json", str(tiny_coco[0]), key, "('shapes_val',)")
+
+
 def test_options_win_over_arguments_and_file(tiny_coco):
     json_file, folder = map(str, tiny_coco)
     cfg = setup("--train-json", "nowhere.json", "DATASETS.CUSTOM.TRAIN_JSON", json_file)
