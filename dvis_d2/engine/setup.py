@@ -99,12 +99,11 @@ def setup_cfg(
         value = getattr(args, key.lower(), None)
         cfg.DATASETS.CUSTOM[key] = cfg.DATASETS.CUSTOM[key] if value is None else value
     cfg.merge_from_list(args.opts)
+    own = data or cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.VAL_JSON
+    if own and (named := given.keys() & {"DATASETS.TRAIN", "DATASETS.TEST"}):
+        raise ValueError(f"{min(named)} is without effect beside data of one's own\nleave it out, or leave those out")
     if data:
         _convert(cfg, data, resume=bool(resume))
-    if (cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.VAL_JSON) and (
-        named := given.keys() & {"DATASETS.TRAIN", "DATASETS.TEST"}
-    ):
-        raise ValueError(f"{min(named)} is without effect beside data of one's own\nleave it out, or leave those out")
     register_from_config(cfg, train=not inference)
     if cfg.DATASETS.CUSTOM.TRAIN_JSON and not args.config_file and not inference:
         logger.info("%s", lay_recipe(cfg, args.opts, learnt["statistics"] if learnt else None))
