@@ -96,19 +96,15 @@ def test_annotations_of_the_users_are_not_overwritten(name, tiny_coco, tmp_path)
 
 
 @pytest.mark.parametrize("inside", [".", "images/val"])
-def test_a_training_is_not_written_among_its_data(inside, tiny_coco, tmp_path):
-    """It would be taken for a training's folder from then on, and left out."""
+def test_trainings_and_data_are_kept_apart(inside, tiny_coco, tmp_path):
+    """A folder with a training in it is taken for one, and left out of the data."""
     source = tmp_path / "set"
     cases.coco_files(tiny_coco, source, ("train", "val"), "annotations.json")
     before = sorted(source.rglob("*"))
     with pytest.raises(FormatError, match=r"holds files of the data.*\n.*another --output"):
         convert_folder(source, source / inside)
     assert sorted(source.rglob("*")) == before
-
-
-def test_a_trainings_folder_is_no_data(tiny_coco, tmp_path):
-    cases.coco_files(tiny_coco, tmp_path / "set", ("",), "all.json")
-    convert_folder(tmp_path / "set", tmp_path / "run")
+    convert_folder(source, tmp_path / "run")
     with pytest.raises(FormatError, match=r"run is the folder of a training, as data/.lock"):
         convert_folder(tmp_path / "run", tmp_path / "other")
 
