@@ -99,12 +99,13 @@ def setup_cfg(
         value = getattr(args, key.lower(), None)
         cfg.DATASETS.CUSTOM[key] = cfg.DATASETS.CUSTOM[key] if value is None else value
     cfg.merge_from_list(args.opts)
-    own = data or cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.VAL_JSON
-    if own and (named := given.keys() & {"DATASETS.TRAIN", "DATASETS.TEST"}):
-        raise ValueError(f"{min(named)} is without effect beside data of one's own\nleave it out, or leave those out")
+    asked = {key: cfg.DATASETS[key] for key in ("TRAIN", "TEST") if f"DATASETS.{key}" in given}
     if data:
         _convert(cfg, data, resume=bool(resume))
     register_from_config(cfg, train=not inference)
+    if lost := [key for key, names in asked.items() if cfg.DATASETS[key] != names]:
+        what = f"DATASETS.{lost[0]} is without effect beside data of one's own"
+        raise ValueError(f"{what}\nleave it out, or leave those out")
     if cfg.DATASETS.CUSTOM.TRAIN_JSON and not args.config_file and not inference:
         logger.info("%s", lay_recipe(cfg, args.opts, learnt["statistics"] if learnt else None))
     if inference:
