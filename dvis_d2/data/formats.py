@@ -52,9 +52,8 @@ def convert_folder(
     train, val = output / "train.json", output / "val.json"
     if not (output / LOCK).exists():
         if train.exists() or val.exists():
-            raise FormatError(
-                f"{output} has annotations of its own, which would be overwritten", "give another --output"
-            )
+            what = f"{output} has annotations of its own, which would be overwritten"
+            raise FormatError(what, "give another --output")
         # a training's folder is no data, so these would be left out from now on
         inside = [path for path in list_files(source) if Path(output_dir).resolve() in path.resolve().parents]
         if taken := [path for path in inside if path.suffix.lower() in (*IMAGE_SUFFIXES, ".json")]:
